@@ -1,0 +1,1 @@
+"""The methods as plain numpy and torch. No Ray, no files, no network: everything here runs in a notebook."""

@@ -1,0 +1,136 @@
+"""Configuration: frozen pydantic models, YAML values, ``key.sub=value`` overrides, and errors that name the key."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar, get_args
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError
+
+from squall.platform.errors import ConfigError, nearest
+
+PACKAGED_CONFIGS = Path(__file__).resolve().parents[1] / "tune_configs"
+SOURCE_CONFIGS = Path(__file__).resolve().parents[2] / "tune_configs"
+
+
+class Config(BaseModel):
+    """Base of every configuration model. Unknown keys are refused; values cannot change after loading."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
+
+
+ConfigT = TypeVar("ConfigT", bound=Config)
+
+
+def load_config(model: type[ConfigT], source: str | Path | None, overrides: Iterable[str] = ()) -> ConfigT:
+    """Read a YAML file (or ``@name`` for a packaged one, or None for defaults), apply overrides, validate.
+
+    Raises:
+        ConfigError: one line naming the file, the key, the value, what is allowed and the nearest right name.
+    """
+    values = read_yaml(source) if source is not None else {}
+    for override in overrides:
+        apply_override(values, override)
+    return validate(model, values, where=str(source or "defaults"))
+
+
+def validate(model: type[ConfigT], values: Mapping[str, Any], where: str) -> ConfigT:
+    """Validate plain values against a model, turning pydantic's report into one line."""
+    try:
+        return model.model_validate(values)
+    except ValidationError as error:
+        raise ConfigError(f"{where}: {_explain(model, error)}") from None
+
+
+def resolve_config_path(source: str | Path) -> Path:
+    """Turn ``@tgrpo`` into the packaged file; leave paths alone. Raises ConfigError when there is no such file."""
+    text = str(source)
+    if not text.startswith("@"):
+        path = Path(text)
+        if not path.is_file():
+            raise ConfigError(f"{text}: no such configuration file. Packaged ones: {', '.join(packaged_configs())}")
+        return path
+    folder = SOURCE_CONFIGS if SOURCE_CONFIGS.is_dir() else PACKAGED_CONFIGS
+    path = folder / f"{text[1:]}.yaml"
+    if not path.is_file():
+        raise ConfigError(f"{text}: no packaged configuration of that name.{nearest(text, packaged_configs())}"
+                          f" Available: {', '.join(packaged_configs())}")
+    return path
+
+
+def packaged_configs() -> list[str]:
+    """Names of the configurations that ship with Squall, such as ``@tgrpo``."""
+    folder = SOURCE_CONFIGS if SOURCE_CONFIGS.is_dir() else PACKAGED_CONFIGS
+    return sorted(f"@{path.stem}" for path in folder.glob("*.yaml"))
+
+
+def read_yaml(source: str | Path) -> dict[str, Any]:
+    """Read a YAML mapping. Raises ConfigError with line and column when it is not one."""
+    path = resolve_config_path(source)
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except yaml.YAMLError as error:
+        problem = " ".join(str(error).split())
+        raise ConfigError(f"{path}: not valid YAML: {problem}") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"{path}: not UTF-8 text: {error}") from None
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected a mapping of keys to values at the top, got {type(values).__name__}")
+    return values
+
+
+def apply_override(values: dict[str, Any], override: str) -> None:
+    """Set ``key.sub=value`` inside nested mappings; the value is read as YAML."""
+    key, separator, text = override.partition("=")
+    if not separator or not key:
+        raise ConfigError(f"override '{override}': expected key.sub=value")
+    *parents, last = key.split(".")
+    target = values
+    for parent in parents:
+        if target.get(parent) is None:
+            target[parent] = {}
+        target = target[parent]
+        if not isinstance(target, dict):
+            raise ConfigError(f"override '{override}': '{parent}' holds a value, not a section")
+    try:
+        target[last] = yaml.safe_load(text)
+    except yaml.YAMLError:
+        target[last] = text
+
+
+def dump_yaml(config: Config) -> str:
+    """The resolved configuration as YAML, loadable again."""
+    return yaml.safe_dump(config.model_dump(mode="json"), sort_keys=False, allow_unicode=True)
+
+
+def _explain(model: type[BaseModel], error: ValidationError) -> str:
+    first = error.errors()[0]
+    location = [str(part) for part in first["loc"]]
+    key = ".".join(location) or "(top level)"
+    more = error.error_count() - 1
+    suffix = f" ({more} more problem{'s' if more > 1 else ''})" if more else ""
+    if first["type"] == "extra_forbidden":
+        allowed = _fields_at(model, location[:-1])
+        return f"unknown key '{key}'.{nearest(location[-1], allowed)} Allowed here: {', '.join(allowed)}{suffix}"
+    if first["type"] == "missing":
+        return f"missing key '{key}'{suffix}"
+    message = first["msg"].removeprefix("Value error, ")
+    shown = "" if isinstance(first["input"], dict) else f" = {first['input']!r}"
+    return f"'{key}'{shown}: {message}{suffix}"
+
+
+def _fields_at(model: type[BaseModel], path: list[str]) -> list[str]:
+    current: Any = model
+    for part in path:
+        field = getattr(current, "model_fields", {}).get(part)
+        if field is None:
+            return []
+        candidates = (field.annotation, *get_args(field.annotation))
+        current = next((c for c in candidates if isinstance(c, type) and issubclass(c, BaseModel)), None)
+        if current is None:
+            return []
+    return list(current.model_fields)

@@ -1,0 +1,41 @@
+"""The errors a user sees. One line each: what is wrong, where, what is allowed, what to do."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+
+class SquallError(Exception):
+    """Something the user can mend. The command line prints it as one line and exits with status 2."""
+
+
+class ConfigError(SquallError):
+    """A configuration key or value that Squall does not accept."""
+
+
+class DataError(SquallError):
+    """A manifest line or a media file that cannot be used; the message names the file, the line and the sample id."""
+
+    def __init__(self, message: str, *, sample_id: str | None = None, reason: str = "data") -> None:
+        super().__init__(message)
+        self.sample_id = sample_id
+        self.reason = reason
+        """Short snake_case word under which the loss is counted, such as ``decode_error``."""
+
+    def __reduce__(self):  # exceptions with keyword arguments do not survive pickling between actors by themselves
+        return _rebuild_data_error, (str(self), self.sample_id, self.reason)
+
+
+class ResourceError(SquallError):
+    """The plan needs more CPUs, GPUs or memory than the cluster has."""
+
+
+def _rebuild_data_error(message: str, sample_id: str | None, reason: str) -> DataError:
+    return DataError(message, sample_id=sample_id, reason=reason)
+
+
+def nearest(word: str, candidates: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the candidate closest to ``word``, or an empty string."""
+    matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
+    return f" Did you mean '{matches[0]}'?" if matches else ""
