@@ -1,0 +1,117 @@
+"""The one file that speaks DeepSpeed: sharded optimisation with ZeRO 0 to 3, and weights gathered back from it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import nullcontext
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from squall.platform.config import Config
+
+if TYPE_CHECKING:
+    import torch
+    from transformers import PreTrainedModel
+
+
+class OptimiserConfig(Config):
+    """AdamW under DeepSpeed."""
+
+    learning_rate: float = Field(1e-6, gt=0)
+    """Peak learning rate."""
+    warmup_steps: int = Field(0, ge=0)
+    """Optimiser steps over which the rate rises linearly from 0."""
+    schedule: Literal["constant", "linear", "cosine"] = "constant"
+    """What the rate does after warm-up; linear and cosine end at `final_fraction` of the peak."""
+    final_fraction: float = Field(0.1, ge=0, le=1)
+    """Fraction of the peak rate at the last step."""
+    betas: tuple[float, float] = (0.9, 0.95)
+    """Decay of the first and second moments."""
+    weight_decay: float = Field(0.0, ge=0)
+    """Decoupled weight decay."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are scaled down to this global L2 norm."""
+    zero_stage: Literal[0, 1, 2, 3] = 2
+    """DeepSpeed ZeRO stage: 1 shards optimiser state, 2 gradients too, 3 parameters too."""
+    offload_optimiser: bool = False
+    """Keep optimiser state in host memory (ZeRO 1 to 3 on GPUs)."""
+
+
+def initialise(model: PreTrainedModel, config: OptimiserConfig, dtype: str) -> Any:
+    """Wrap a model in a DeepSpeed engine. Call on every worker, inside a Ray Train loop."""
+    import deepspeed
+    import torch
+
+    if not deepspeed.comm.is_initialized():
+        backend = "nccl" if torch.cuda.is_available() else "gloo"
+        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False)
+    trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    engine, *_ = deepspeed.initialize(model=model, model_parameters=trainable, config=_engine_config(config, dtype))
+    return engine
+
+
+def shard_for_inference(model: PreTrainedModel, dtype: str) -> Any:
+    """Shard a frozen model over the workers with ZeRO-3, for a reference that does not fit beside the policy."""
+    import deepspeed
+
+    config = {"train_micro_batch_size_per_gpu": 1, "zero_optimization": {"stage": 3}, **_precision(dtype)}
+    engine, *_ = deepspeed.initialize(model=model, config=config)
+    return engine
+
+
+def _engine_config(config: OptimiserConfig, dtype: str) -> dict[str, Any]:
+    zero: dict[str, Any] = {"stage": config.zero_stage}
+    if config.offload_optimiser:
+        zero["offload_optimizer"] = {"device": "cpu", "pin_memory": True}
+    return {
+        "train_micro_batch_size_per_gpu": 1,
+        "gradient_accumulation_steps": 1,
+        "gradient_clipping": config.max_grad_norm,
+        "zero_optimization": zero,
+        "zero_allow_untested_optimizer": True,
+        "optimizer": {
+            "type": "AdamW",
+            "params": {"lr": config.learning_rate, "betas": list(config.betas), "weight_decay": config.weight_decay,
+                       "torch_adam": True},
+        },
+        **_precision(dtype),
+    }
+
+
+def _precision(dtype: str) -> dict[str, Any]:
+    return {"bf16": {"enabled": dtype == "bfloat16"}, "fp16": {"enabled": dtype == "float16"}}
+
+
+def set_learning_rate(engine: Any, rate: float) -> None:
+    """Set the rate that the next optimiser step uses."""
+    for group in engine.optimizer.param_groups:
+        group["lr"] = rate
+
+
+def backward(engine: Any, loss: torch.Tensor, last: bool) -> None:
+    """Accumulate one micro-batch's gradients; the optimiser steps after the last one."""
+    engine.set_gradient_accumulation_boundary(last)
+    engine.backward(loss)
+    engine.step()
+
+
+def gradient_norm(engine: Any) -> float:
+    """Global L2 norm of the gradients before clipping, at the last optimiser step."""
+    norm = engine.get_global_grad_norm()
+    return float(norm) if norm is not None else 0.0
+
+
+def gathered_weights(engine: Any, zero_stage: int, keep: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    """Walk the model's weights in one order on every worker, whole even under ZeRO-3; a collective.
+
+    Args:
+        keep: yield copies on this worker; workers that do not keep take part in the gathering only.
+    """
+    import deepspeed
+
+    for name, parameter in engine.module.named_parameters(remove_duplicate=True):
+        context = deepspeed.zero.GatheredParameters([parameter]) if zero_stage == 3 else nullcontext()
+        with context:
+            if keep:
+                yield name, parameter.detach().cpu().contiguous()

@@ -1,0 +1,156 @@
+"""Held-out evaluation of a policy: the same questions, clean and corrupted, before and after training.
+
+Which questions, kinds, severities and seeds are asked depends on the configuration alone, so two evaluations are paired
+question by question.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field
+
+from squall.actors.sampling import GroupPlan, GroupSampler
+from squall.algorithms.corruption import KINDS, make_spec, render
+from squall.algorithms.rewards import accuracy
+from squall.algorithms.statistics import paired_bootstrap, relative_drop
+from squall.platform.config import Config
+from squall.platform.prompts import extract_answer
+from squall.platform.records import Branch, SamplingSpec, VideoSample
+from squall.platform.report import ExampleClip
+from squall.platform.seeds import derive_seed
+from squall.platform.video import FrameSampling, load_clip
+
+
+class EvaluationConfig(Config):
+    """Which held-out questions are asked, and through which corruptions."""
+
+    manifest: Path | None = None
+    """Held-out manifest; without one nothing is evaluated and no gain is reported."""
+    questions: int = Field(2000, ge=1)
+    """Questions asked, the first of the manifest; each once clean and once corrupted."""
+    severity: float = Field(0.7, ge=0, le=1)
+    """Severity of every held-out corruption."""
+    kinds: tuple[str, ...] | None = None
+    """Corruption kinds, in turn over the questions; by default those of training."""
+    seed: int = 10_007
+    """Seed of the held-out corruptions, apart from every training seed."""
+    max_tokens: int = Field(32, ge=1)
+    """Longest greedy answer."""
+
+
+@dataclass(frozen=True)
+class HeldOutAnswers:
+    """Greedy answers to every question that could be asked, in manifest order."""
+
+    samples: tuple[VideoSample, ...]
+    kinds: tuple[str, ...]
+    texts: Mapping[Branch, tuple[str, ...]]
+    scores: Mapping[Branch, np.ndarray]
+    """Accuracy per question in [0, 1], by branch."""
+
+
+def plan_questions(config: EvaluationConfig, samples: Sequence[VideoSample],
+                   training_kinds: Sequence[str]) -> list[GroupPlan]:
+    """One plan per held-out question: one greedy answer to the clean and one to the corrupted clip."""
+    kinds = config.kinds or tuple(training_kinds)
+    greedy = SamplingSpec(temperature=0.0, max_tokens=config.max_tokens, seed=0)
+    plans = []
+    for index, sample in enumerate(samples[:config.questions]):
+        # The shift by one each round lets every question type meet every kind, whatever their numbers.
+        kind = kinds[(index + index // len(kinds)) % len(kinds)]
+        spec = make_spec(kind, config.severity, derive_seed(config.seed, sample.id, "held-out"))
+        plans.append(GroupPlan(f"heldout-{sample.id}", sample, spec, {Branch.CLEAN: 1, Branch.CORRUPTED: 1}, greedy))
+    return plans
+
+
+def evaluate(sampler: GroupSampler, plans: Sequence[GroupPlan]) -> tuple[HeldOutAnswers, Counter[str]]:
+    """Ask every question. Returns the answers, and how many questions were lost by reason."""
+    samples, kinds, texts, scores = [], [], {b: [] for b in (Branch.CLEAN, Branch.CORRUPTED)}, {}
+    lost: Counter[str] = Counter()
+    for outcome in sampler.run(plans):
+        if outcome.scored is None:
+            lost[outcome.reason] += 1
+            continue
+        group = outcome.scored.sampled
+        samples.append(group.sample)
+        kinds.append(group.corruption.kind)
+        for branch, answers in texts.items():
+            answers.append(group.branch(branch)[0].text)
+    for branch, answers in texts.items():
+        scores[branch] = np.array([accuracy(extract_answer(text), sample.solution, sample.problem_type)
+                                   for text, sample in zip(answers, samples, strict=True)])
+    return HeldOutAnswers(tuple(samples), tuple(kinds), {b: tuple(t) for b, t in texts.items()}, scores), lost
+
+
+def accuracies(answers: HeldOutAnswers) -> dict[str, float]:
+    """Mean held-out accuracy per branch, named for the tracker."""
+    return {f"heldout/{branch.value}": float(score.mean()) for branch, score in answers.scores.items()}
+
+
+def compare(before: HeldOutAnswers, after: HeldOutAnswers, seed: int) -> dict[str, Any]:
+    """Paired results of two evaluations, in the form of results.json.
+
+    Intervals are 95 % percentile bootstrap intervals over videos. Questions that either evaluation lost are left out.
+    """
+    order = {sample.id: i for i, sample in enumerate(after.samples)}
+    rows = [(i, order[sample.id]) for i, sample in enumerate(before.samples) if sample.id in order]
+    first, second = (np.array(column) for column in zip(*rows, strict=True))
+    videos = np.unique([before.samples[i].media for i in first], return_inverse=True)[1]
+    kinds = np.array(before.kinds)[first]
+    types = np.array([question_type(before.samples[i]) for i in first])
+
+    def paired(branch: Branch, keep: np.ndarray) -> dict[str, Any]:
+        interval = paired_bootstrap(before.scores[branch][first][keep], after.scores[branch][second][keep],
+                                    clusters=videos[keep], seed=seed)
+        return {"before": interval.before, "after": interval.after, "diff": interval.diff,
+                "ci95": [interval.low, interval.high], "n": int(keep.sum())}
+
+    everything = np.ones(len(first), bool)
+    clean, corrupted = paired(Branch.CLEAN, everything), paired(Branch.CORRUPTED, everything)
+    return {
+        "clean": clean, "corrupted": corrupted,
+        "by_kind": {kind: paired(Branch.CORRUPTED, kinds == kind) for kind in KINDS if (kinds == kind).any()},
+        "by_question_type": {name: {"clean": paired(Branch.CLEAN, types == name),
+                                    "corrupted": paired(Branch.CORRUPTED, types == name)} for name in np.unique(types)},
+        "relative_drop": {when: relative_drop(clean[when], corrupted[when]) for when in ("before", "after")},
+        "n": len(first), "seed": seed,
+    }
+
+
+def question_type(sample: VideoSample) -> str:
+    """The manifest's `question_type` where it has one, else the problem type."""
+    return str(sample.metadata.get("question_type", sample.problem_type.value))
+
+
+def examples(before: HeldOutAnswers, after: HeldOutAnswers, plans: Sequence[GroupPlan], sampling: FrameSampling,
+             count: int = 8) -> list[ExampleClip]:
+    """Clips for the report: questions that training changed on the corrupted clip first, one per corruption kind."""
+    planned = {plan.sample.id: plan for plan in plans}
+    order = {sample.id: i for i, sample in enumerate(after.samples)}
+    rows = [(i, order[sample.id]) for i, sample in enumerate(before.samples) if sample.id in order]
+    change = {row: after.scores[Branch.CORRUPTED][row[1]] - before.scores[Branch.CORRUPTED][row[0]] for row in rows}
+    rows.sort(key=lambda row: -abs(change[row]))
+    chosen: dict[tuple[str, bool], tuple[int, int]] = {}
+    for row in rows:  # both directions are shown: answers won and answers lost
+        chosen.setdefault((before.kinds[row[0]], change[row] < 0), row)
+    won = [row for (_, lost), row in chosen.items() if not lost][:count - 2]
+    lost = [row for (_, lost), row in chosen.items() if lost][:2]
+    return [_example(planned[before.samples[i].id], before, after, i, j, sampling) for i, j in (*won, *lost)]
+
+
+def _example(plan: GroupPlan, before: HeldOutAnswers, after: HeldOutAnswers, i: int, j: int,
+             sampling: FrameSampling) -> ExampleClip:
+    sample = plan.sample
+    clip = load_clip(sample.media, sampling, sample_id=sample.id, media_type=sample.media_type)
+    return ExampleClip(
+        sample=sample, kind=plan.corruption.kind, severity=plan.corruption.severity,
+        clean_frames=clip.frames, corrupted_frames=render(clip.frames, plan.corruption),
+        answers_before={branch: before.texts[branch][i] for branch in before.texts},
+        answers_after={branch: after.texts[branch][j] for branch in after.texts},
+    )

@@ -1,0 +1,264 @@
+"""What every training job has around its loop: run directory, manifest, plan, cluster, tracker, progress, report."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+from pydantic import model_validator
+from rich.console import Console
+
+from squall.actors.cluster import Demand, ResourcePlan, start_ray, stop_ray
+from squall.actors.learner import Learner, LearnerConfig, Objective
+from squall.actors.rollout_engine import EngineConfig
+from squall.actors.sampling import GroupPlan, GroupSampler, SamplerConfig, WorkersConfig
+from squall.algorithms.corruption import KINDS
+from squall.algorithms.rewards import RewardConfig
+from squall.algorithms.tgrpo import TGRPOConfig
+from squall.jobs import heldout
+from squall.platform.config import Config, dump_yaml
+from squall.platform.errors import ConfigError, DataError, nearest
+from squall.platform.manifest import Manifest, load_manifest
+from squall.platform.models import ModelConfig, resolve_model_path
+from squall.platform.progress import JobProgress, print_results
+from squall.platform.prompts import prompt_template
+from squall.platform.report import write_report
+from squall.platform.runs import RunDirectory
+from squall.platform.store import RolloutStore
+from squall.platform.tracking import TrackingConfig, open_tracker, read_metrics
+from squall.platform.video import FrameSampling
+
+
+class DataConfig(Config):
+    """Training questions and how their clips are read."""
+
+    train: Path
+    """Manifest (JSON, JSONL or Parquet) of training questions."""
+    prompt_template: str = "video_r1"
+    """`video_r1`, `compact`, or a text of your own with {question}, {options} and {instruction}."""
+    frames: FrameSampling = FrameSampling()
+    """Frame sampling and resolution."""
+    cache: Path | None = None
+    """Folder for decoded clips; None keeps nothing on disk."""
+
+
+class CorruptionConfig(Config):
+    """Which corruptions training clips pass through; one kind per clip."""
+
+    kinds: tuple[str, ...] = tuple(KINDS)
+    """Drawn uniformly."""
+    severity: tuple[float, float] = (0.4, 0.9)
+    """Range from which each clip's severity is drawn uniformly."""
+
+    @model_validator(mode="after")
+    def _known(self) -> CorruptionConfig:
+        for kind in self.kinds:
+            if kind not in KINDS:
+                raise ValueError(f"unknown corruption '{kind}'.{nearest(kind, KINDS)} Available: {', '.join(KINDS)}")
+        low, high = self.severity
+        if not self.kinds or not 0 <= low <= high <= 1:
+            raise ValueError("needs at least one kind and a severity range with 0 <= low <= high <= 1")
+        return self
+
+
+class SessionConfig(Config):
+    """What every training job is told."""
+
+    name: str | None = None
+    """Name of the run directory; by default the job and the time."""
+    output: Path = Path("runs")
+    """Folder that run directories go into."""
+    seed: int = 0
+    """Everything random follows from it."""
+    ray_address: str | None = None
+    """Cluster to join; by default RAY_ADDRESS, else a local one on the loopback interface."""
+    data: DataConfig
+    """Training data."""
+    model: ModelConfig = ModelConfig()
+    """Policy."""
+    engine: EngineConfig = EngineConfig()
+    """vLLM rollout engines."""
+    workers: WorkersConfig = WorkersConfig()
+    """Corruption and reward workers."""
+    tracking: TrackingConfig = TrackingConfig()
+    """TensorBoard and Weights & Biases."""
+
+
+class Session:
+    """A job in progress. Everything that can be refused is refused in `__init__`, before any actor starts."""
+
+    def __init__(self, config: SessionConfig, job: str, total_steps: int) -> None:
+        self.config, self.job = config, job
+        self.console = Console()
+        self.started = time.monotonic()
+        self.model_path = resolve_model_path(config.model.path)
+        prompt_template(config.data.prompt_template)
+        self.manifest = self._load(config.data.train, "data.train")
+        self.run = RunDirectory.create(config.output, job, config.name)
+        self.run.write_config(dump_yaml(config))
+        self.run.write_provenance(config.seed)
+        self.store = RolloutStore(self.run.rollouts)
+        self.dropped: Counter[str] = Counter(rejection.reason for rejection in self.manifest.rejected)
+        self.seconds: Counter[str] = Counter()
+        self.progress = JobProgress(f"squall {job} {self.run.name}", total_steps, console=self.console)
+        self._total_steps = total_steps
+        self._stack = ExitStack()
+        self._step_phases: Counter[str] = Counter()
+
+    def _load(self, path: Path, key: str) -> Manifest:
+        if not path.is_file():
+            raise ConfigError(f"{key} = {path}: no such manifest; `squall data embedded` writes the embedded one")
+        manifest = load_manifest(path, on_error="collect")
+        if not manifest.samples:
+            first = manifest.rejected[0].message if manifest.rejected else f"{path}: no records"
+            raise DataError(f"{key}: no usable record; the first problem: {first}")
+        return manifest
+
+    def __enter__(self) -> Session:
+        self._stack.enter_context(self.progress)
+        for rejection in self.manifest.rejected:
+            self.run.event("sample_rejected", reason=rejection.reason, sample=rejection.sample_id, message=rejection.message)
+        if self.manifest.rejected:
+            self.progress.note(f"{len(self.manifest.rejected)} of the manifest's records cannot be used, counted in the "
+                               f"report; the first: {self.manifest.rejected[0].message}")
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
+                 trace: TracebackType | None) -> None:
+        if error is not None:
+            self.run.event("stopped", error=f"{type(error).__name__}: {error}")
+        self._stack.close()
+
+    def start(self, demands: Sequence[Demand], lines: Sequence[str]) -> None:
+        """Write and show the plan, join or start the cluster, and refuse a plan that it cannot hold."""
+        plan = ResourcePlan(tuple(demands))
+        text = "\n".join([*lines, *plan.lines()])
+        self.run.write_plan(text + "\n")
+        self.progress.note(f"run directory {self.run.path}")
+        for line in text.splitlines():
+            self.progress.note(line)
+        with self.phase("start"):
+            cluster = start_ray(self.config.ray_address)
+            self._stack.callback(stop_ray)
+            plan.check(cluster)
+        self.tracker = open_tracker(self.run.path, self.config.tracking, self.config.model_dump(mode="json"))
+        self._stack.callback(self.tracker.close)
+
+    def start_sampler(self, rewards: RewardConfig) -> GroupSampler:
+        """Start engines, corruption workers and reward workers."""
+        config = self.config
+        with self.phase("engines"):
+            sampler = GroupSampler(SamplerConfig(
+                run_id=self.run.name, model_path=self.model_path, model=config.model, engine=config.engine,
+                workers=config.workers, frames=config.data.frames, cache=config.data.cache,
+                prompt_template=config.data.prompt_template, rewards=rewards))
+            self._stack.callback(sampler.stop)
+            sampler.start()
+        self.sampler = sampler
+        return sampler
+
+    def start_learner(self, learner: LearnerConfig, objective: Objective, *, tgrpo: TGRPOConfig | None = None,
+                      temperature: float = 1.0) -> Learner:
+        """Start the Ray Train workers and wait until they hold the model."""
+        with self.phase("learner"):
+            handle = Learner(learner, self.config.model, objective, self.run.path, total_steps=self._total_steps,
+                             tgrpo=tgrpo, temperature=temperature, seed=self.config.seed)
+            self._stack.callback(handle.stop)
+            handle.start()
+        return handle
+
+    @contextmanager
+    def phase(self, name: str) -> Iterator[None]:
+        """Show and time a phase; its seconds go into the step's metrics and the run's totals."""
+        started = time.monotonic()
+        with self.progress.phase(name):
+            yield
+        elapsed = time.monotonic() - started
+        self.seconds[name] += elapsed
+        self._step_phases[name] += elapsed
+
+    def begin_step(self) -> None:
+        """Forget the phase times of what came before."""
+        self._step_phases.clear()
+
+    def record_step(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Log one finished step (counted from 1)."""
+        own = {f"time/{phase}": seconds for phase, seconds in self._step_phases.items()}
+        self.tracker.log(step, {**own, **metrics})
+        for name, value in metrics.items():
+            if name.startswith("dropped/"):
+                self.drop(name.removeprefix("dropped/"), int(value))
+        self.progress.step(step, metrics)
+
+    def drop(self, reason: str, count: int = 1) -> None:
+        """Count groups or samples that were lost, for the terminal and the report."""
+        self.dropped[reason] += count
+        self.progress.drop(reason, count)
+
+    @contextmanager
+    def checkpoint(self, step: int) -> Iterator[Path]:
+        """A directory that becomes the step's checkpoint when the block ends without an error."""
+        with self.phase("checkpoint"), self.run.checkpoint(step) as path:
+            yield path
+
+    def questions(self, evaluation: heldout.EvaluationConfig, kinds: Sequence[str]) -> list[GroupPlan]:
+        """Plans of the held-out questions; empty when the configuration names no held-out manifest."""
+        if evaluation.manifest is None:
+            return []
+        held = self._load(evaluation.manifest, "evaluation.manifest")
+        for rejection in held.rejected:
+            self.dropped[f"heldout_{rejection.reason}"] += 1
+        return heldout.plan_questions(evaluation, held.samples, kinds)
+
+    def evaluate(self, questions: Sequence[GroupPlan], step: int) -> heldout.HeldOutAnswers | None:
+        """Ask the held-out questions; logs the accuracies at `step`."""
+        if not questions:
+            return None
+        with self.phase("evaluate"):
+            answers, lost = heldout.evaluate(self.sampler, questions)
+        for reason, count in lost.items():
+            self.drop(f"heldout_{reason}", count)
+        figures = heldout.accuracies(answers)
+        self.tracker.log(step, figures)
+        self.progress.note("held-out accuracy: " + ", ".join(f"{n.removeprefix('heldout/')} {v:.1%}"
+                                                             for n, v in figures.items()))
+        return answers
+
+    def finish(self, before: heldout.HeldOutAnswers | None, after: heldout.HeldOutAnswers | None,
+               questions: Sequence[GroupPlan], title: str, notes: Sequence[str] = ()) -> dict[str, Any]:
+        """Write results.json and report.html, and print the result."""
+        results: dict[str, Any] = {"seed": self.config.seed}
+        examples: Sequence[Any] = ()
+        if before is not None and after is not None:
+            results = heldout.compare(before, after, self.config.seed)
+            examples = heldout.examples(before, after, questions, self.config.data.frames)
+        results["dropped"] = dict(self.dropped)
+        results["seconds"] = {**{name: round(value, 1) for name, value in self.seconds.items()},
+                              "total": round(time.monotonic() - self.started, 1)}
+        self.run.write_json(self.run.results.name, results)
+        metrics = read_metrics(self.run.metrics)
+        page = write_report(self.run, title=title, results=results, metrics=metrics, examples=examples, notes=notes)
+        self.run.event("finished", seconds=results["seconds"]["total"])
+        if before is not None and after is not None:
+            print_results(results, self.console)
+        self.console.print(f"report: {page}", soft_wrap=True)
+        return results
+
+
+def rollout_demands(engine: EngineConfig, workers: WorkersConfig) -> list[Demand]:
+    """What engines, corruption workers and reward workers reserve on the cluster."""
+    return [
+        Demand("engine", engine.count, engine.cpus, engine.gpus),
+        Demand("corruption worker", workers.corruption_count, workers.corruption_cpus, 0.0),
+        Demand("reward worker", workers.reward_count, workers.reward_cpus, 0.0),
+    ]
+
+
+def learner_demand(learner: LearnerConfig) -> Demand:
+    """What the learner's Ray Train workers reserve on the cluster."""
+    return Demand("learner worker", learner.workers, learner.cpus, learner.gpus)

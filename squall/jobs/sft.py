@@ -1,0 +1,160 @@
+"""Supervised fine-tuning on reasoning traces: the warm-up before reinforcement learning, and one of its rivals.
+
+Targets are ``<think>process</think><answer>solution</answer>`` from the manifest; the loss is on those tokens only. With a
+`corruption` section every training clip is corrupted, which makes this the rival of T-GRPO at equal compute.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from squall.actors.learner import Learner, LearnerConfig
+from squall.actors.rollout_buffer import TrainBatch, TrainSequence
+from squall.actors.sampling import GroupPlan, GroupSampler
+from squall.algorithms.corruption import sample_spec
+from squall.algorithms.rewards import RewardConfig
+from squall.jobs import heldout
+from squall.jobs.session import CorruptionConfig, Session, SessionConfig, learner_demand, rollout_demands
+from squall.platform.errors import DataError
+from squall.platform.manifest import Manifest, epoch_order
+from squall.platform.models import load_processor
+from squall.platform.records import Branch, SamplingSpec, VideoSample
+from squall.platform.seeds import derive_seed
+
+
+class SFTJobConfig(SessionConfig):
+    """Everything of a supervised run."""
+
+    steps: int = Field(1200, ge=1)
+    """Optimisation steps."""
+    samples_per_step: int = Field(32, ge=1)
+    """Questions in one step, over all learner workers."""
+    corruption: CorruptionConfig | None = None
+    """Corrupt every training clip; null trains on clean clips."""
+    heldout_corruption: CorruptionConfig = CorruptionConfig()
+    """Kinds of the held-out corruptions, where `evaluation.kinds` names none."""
+    learner: LearnerConfig = LearnerConfig()
+    """Ray Train and DeepSpeed."""
+    evaluation: heldout.EvaluationConfig = heldout.EvaluationConfig()
+    """Held-out questions, asked before and after."""
+    checkpoint_every_steps: int = Field(0, ge=0)
+    """Write a checkpoint every so many steps; 0 writes only the last."""
+
+    @model_validator(mode="after")
+    def _divides(self) -> SFTJobConfig:
+        split = self.learner.workers * self.learner.updates_per_step
+        if self.samples_per_step % split:
+            raise ValueError(f"samples_per_step {self.samples_per_step} does not divide over learner.workers "
+                             f"{self.learner.workers} x learner.updates_per_step {self.learner.updates_per_step}; "
+                             f"make it a multiple of {split}")
+        return self
+
+
+def run(config: SFTJobConfig) -> int:
+    """Train on the manifest's traces, evaluate before and after, write the run directory."""
+    train(config)
+    return 0
+
+
+def train(config: SFTJobConfig) -> Path:
+    """As `run`; returns the last checkpoint."""
+    session = Session(config, "sft", config.steps)
+    kinds = (config.corruption or config.heldout_corruption).kinds
+    questions = session.questions(config.evaluation, kinds)
+    stream = TargetStream(config, session.manifest, session.model_path)
+    with session:
+        session.start([*rollout_demands(config.engine, config.workers), learner_demand(config.learner)], plan(config))
+        sampler = session.start_sampler(RewardConfig(), engines=bool(questions))
+        learner = session.start_learner(config.learner, "sft")
+        before = session.evaluate(questions, step=0)
+        for step in range(config.steps):
+            weights = train_step(config, session, stream, sampler, learner, step)
+        if questions:
+            sampler.update_weights(weights, config.steps)
+        after = session.evaluate(questions, step=config.steps)
+        session.finish(before, after, questions, title=f"Supervised fine-tuning: {session.run.name}", notes=notes(config))
+    return session.run.latest_checkpoint()
+
+
+def train_step(config: SFTJobConfig, session: Session, stream: TargetStream, sampler: GroupSampler, learner: Learner,
+               step: int) -> str:
+    """Prepare clips, learn, record; returns where the last step's weights are. Engines are not needed until then."""
+    session.begin_step()
+    with session.phase("corrupt"):
+        sequences, clips, dropped = stream.take(sampler)
+    last = step + 1 == config.steps
+    due = last or (config.checkpoint_every_steps > 0 and (step + 1) % config.checkpoint_every_steps == 0)
+    with ExitStack() as stack:
+        path = stack.enter_context(session.checkpoint(step + 1)) if due else None
+        with session.phase("learn"):
+            result = learner.step(TrainBatch(step, sequences, clips, publish_weights=last,
+                                             checkpoint=str(path) if path else None))
+    names = ("loss", "entropy", "learning_rate", "grad_norm", "tokens")
+    metrics = {name: result[name] for name in names}
+    session.record_step(step + 1, metrics | {f"dropped/{reason}": count for reason, count in dropped.items()})
+    return result.get("weights_path", "")
+
+
+class TargetStream:
+    """The seeded order of training questions with their target tokens."""
+
+    def __init__(self, config: SFTJobConfig, manifest: Manifest, model_path: str) -> None:
+        self._config, self._samples = config, manifest.samples
+        lacking = [sample.id for sample in self._samples if sample.process is None]
+        if lacking:
+            raise DataError(f"{config.data.train}: sample {lacking[0]} and {len(lacking) - 1} more have no 'process'; "
+                            "supervised fine-tuning needs a reasoning trace", sample_id=lacking[0])
+        self._tokenizer = load_processor(model_path).tokenizer
+        self._cursor = 0
+        self._order: list[int] = []
+
+    def take(self, sampler: GroupSampler) -> tuple[tuple[TrainSequence, ...], dict[str, Any], Counter[str]]:
+        """Sequences and clips of the next step; questions whose clip cannot be read are replaced and counted."""
+        sequences: list[TrainSequence] = []
+        clips: dict[str, Any] = {}
+        dropped: Counter[str] = Counter()
+        while len(sequences) < self._config.samples_per_step:
+            plans = [self._next() for _ in range(self._config.samples_per_step - len(sequences))]
+            for prepared in sampler.prepare(plans):
+                if prepared.failure is not None:
+                    dropped[prepared.failure.reason] += 1
+                    continue
+                name = prepared.clip_hashes[next(iter(prepared.plan.branches))]
+                clips[name] = prepared.clips[name]
+                sequences.append(TrainSequence(prepared.prompt, name, self._target(prepared.plan.sample)))
+        return tuple(sequences), clips, dropped
+
+    def _next(self) -> GroupPlan:
+        epoch, position = divmod(self._cursor, len(self._samples))
+        if position == 0:
+            self._order = epoch_order(self._samples, self._config.seed, epoch)
+        self._cursor += 1
+        sample, spec, branch = self._samples[self._order[position]], None, Branch.CLEAN
+        if self._config.corruption is not None:
+            seed = derive_seed(self._config.seed, sample.id, epoch, Branch.CORRUPTED.value)
+            spec = sample_spec(seed, self._config.corruption.kinds, self._config.corruption.severity)
+            branch = Branch.CORRUPTED
+        return GroupPlan(f"{sample.id}@{epoch}", sample, spec, {branch: 1}, SamplingSpec())
+
+    def _target(self, sample: VideoSample) -> tuple[int, ...]:
+        text = f"<think>{sample.process}</think><answer>{sample.solution}</answer>"
+        ids = self._tokenizer(text, add_special_tokens=False)["input_ids"]
+        return (*ids, self._tokenizer.eos_token_id)
+
+
+def plan(config: SFTJobConfig) -> list[str]:
+    """The sizes that follow from the configuration, shown before any actor starts."""
+    clips = "clean clips" if config.corruption is None else f"clips corrupted by {', '.join(config.corruption.kinds)}"
+    return [f"supervised fine-tuning of {config.model.path}: {config.steps} steps of {config.samples_per_step} {clips} "
+            f"on {config.learner.workers} worker(s)"]
+
+
+def notes(config: SFTJobConfig) -> list[str]:
+    """What a reader of the report must know."""
+    return ["Held-out clips come from the manifest named in evaluation.manifest. "
+            + ("Training clips were clean." if config.corruption is None else "Training clips were corrupted.")]

@@ -1,0 +1,115 @@
+"""Loading video-language models: Hugging Face directories or ids of Qwen2.5-VL and Qwen3-VL."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import Field
+
+from squall.platform.config import Config
+from squall.platform.errors import ConfigError
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, ProcessorMixin
+
+EMBEDDED_POLICY = Path(__file__).parent / "embedded" / "policy"
+SUPPORTED = ("qwen2_5_vl", "qwen3_vl")
+BANNED_TOKENS = (
+    "<|vision_start|>", "<|vision_end|>", "<|vision_pad|>", "<|image_pad|>", "<|video_pad|>", "<|im_start|>",
+)
+
+
+class LoraConfig(Config):
+    """Low-rank adapters on the language model's linear layers (Hu et al. 2021)."""
+
+    rank: int = Field(16, ge=1)
+    """Rank of each adapter."""
+    alpha: float = Field(32.0, gt=0)
+    """Scale; the adapter's output is multiplied by alpha / rank."""
+
+
+class ModelConfig(Config):
+    """Which policy, and how it is held in the learner."""
+
+    path: str = "@embedded"
+    """Hugging Face directory or id; `@embedded` is the 1 M-parameter policy that ships with Squall."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Type of the weights in learner and engine."""
+    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
+    """Attention implementation of the learner."""
+    train_vision: bool = True
+    """Whether the vision tower learns; if not, the engine keeps its encoder cache across weight updates."""
+    lora: LoraConfig | None = None
+    """Train adapters instead of all weights; needs the `peft` package."""
+
+
+def resolve_model_path(path: str) -> str:
+    """Turn `@embedded` into the shipped directory and check that a local directory has what a policy needs.
+
+    Raises:
+        ConfigError: the directory has no config.json, no processor, or an architecture that Squall does not train.
+    """
+    import json
+
+    resolved = str(EMBEDDED_POLICY) if path == "@embedded" else path
+    folder = Path(resolved)
+    if not folder.exists():
+        if resolved.startswith((".", "/", "~")):
+            raise ConfigError(f"model.path = {resolved}: no such directory; give a Hugging Face directory or id")
+        return resolved
+    config_file = folder / "config.json"
+    if not config_file.is_file():
+        raise ConfigError(f"model.path = {resolved}: no config.json; expected a Hugging Face model directory")
+    architecture = json.loads(config_file.read_text(encoding="utf-8")).get("model_type")
+    if architecture not in SUPPORTED:
+        raise ConfigError(f"model.path = {resolved}: model_type '{architecture}'; supported: {', '.join(SUPPORTED)}")
+    if not any((folder / name).is_file() for name in ("processor_config.json", "preprocessor_config.json")):
+        raise ConfigError(f"model.path = {resolved}: a model directory without a processor; copy "
+                          "preprocessor_config.json and the tokenizer files from the original model")
+    return str(folder.resolve())
+
+
+def load_processor(path: str) -> ProcessorMixin:
+    """The processor (tokenizer, image and video processors, chat template) of a model directory or id."""
+    from transformers import AutoProcessor
+
+    return AutoProcessor.from_pretrained(path)
+
+
+def load_policy(path: str, dtype: str = "float32", attention: str = "sdpa") -> PreTrainedModel:
+    """The policy's weights in a given torch dtype ('float32', 'bfloat16', 'float16') and attention implementation."""
+    import torch
+    from transformers import AutoModelForImageTextToText
+
+    return AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation=attention)
+
+
+def add_lora(model: PreTrainedModel, config: LoraConfig) -> Any:
+    """Wrap the language model's linear layers with adapters. Raises ConfigError when `peft` is not installed."""
+    try:
+        from peft import LoraConfig as PeftConfig
+        from peft import get_peft_model
+    except ImportError:
+        raise ConfigError("model.lora: the `peft` package is not installed; pip install peft") from None
+    targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
+    return get_peft_model(model, PeftConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets))
+
+
+def banned_token_ids(processor: ProcessorMixin) -> list[int]:
+    """Ids that a policy must never sample: vision placeholders and turn openers.
+
+    A sampled placeholder shifts every later multimodal position, in the engine and in the learner, and ends in a
+    mismatch of placeholders and features many steps later.
+    """
+    tokenizer = processor.tokenizer
+    known = tokenizer.get_vocab()
+    banned = {known[token] for token in BANNED_TOKENS if token in known}
+    if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
+        banned.add(tokenizer.pad_token_id)
+    return sorted(banned)
+
+
+def render_prompt(processor: ProcessorMixin, messages: list[dict[str, Any]]) -> str:
+    """Chat messages as the text that both engine and learner are given, ready for the assistant's answer."""
+    return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)

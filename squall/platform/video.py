@@ -1,0 +1,426 @@
+"""Video in and out: sample, decode, resize, cache, encode.
+
+decord (the maintained package is decord2) reads; PyAV reads what decord cannot, tells why a file is broken, and encodes.
+Both are imported when first used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import secrets
+import warnings
+from collections import OrderedDict
+from collections.abc import Iterator
+from fractions import Fraction
+from functools import cache
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, NoReturn, Self
+
+import numpy as np
+from pydantic import Field, model_validator
+
+from squall.platform.config import Config
+from squall.platform.errors import DataError
+from squall.platform.records import Clip, MediaType, make_clip
+
+MAX_ASPECT_RATIO = 200
+"""Qwen's processors refuse longer frames."""
+IMAGE_FPS = 1.0
+CACHE_FORMAT = "squall-clip-1"
+
+
+class FrameSampling(Config):
+    """Which frames of a video are taken, and at what size."""
+
+    max_frames: int = Field(default=16, ge=1)
+    """Frames taken at most; exactly this many when `fps` is not set and the video has them."""
+    min_frames: int = Field(default=1, ge=1)
+    """Frames taken at least, whatever `fps` says; a video with fewer is refused."""
+    fps: float | None = Field(default=None, gt=0)
+    """Frames per second of the source's time, capped by `max_frames`; unset spreads `max_frames` over the video."""
+    max_pixels: int = Field(default=128 * 28 * 28, ge=1)
+    """Pixel budget of one frame, height x width."""
+    size_multiple: int = Field(default=28, ge=1)
+    """Both sides become multiples of this: patch size x merge size, 28 for Qwen2.5-VL and 32 for Qwen3-VL."""
+    resize: tuple[int, int] | None = None
+    """Exact (height, width) in place of the budget."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Self:
+        if self.min_frames > self.max_frames:
+            raise ValueError(f"min_frames {self.min_frames} exceeds max_frames {self.max_frames}")
+        if self.max_pixels < self.size_multiple**2:
+            raise ValueError(f"max_pixels {self.max_pixels} is less than one block of {self.size_multiple}x{self.size_multiple}")
+        if self.resize and any(side < 1 or side % self.size_multiple for side in self.resize):
+            raise ValueError(f"resize {self.resize} must be positive multiples of size_multiple {self.size_multiple}")
+        return self
+
+
+Reader = Literal["auto", "decord", "pyav"]
+
+
+def load_clip(
+    path: str | Path,
+    sampling: FrameSampling,
+    *,
+    sample_id: str,
+    media_type: MediaType = MediaType.VIDEO,
+    num_threads: int = 1,
+    reader: Reader = "auto",
+) -> Clip:
+    """Decode a video or image into a clip, uint8 (T, H, W, 3) RGB; an image gives T = 1.
+
+    Args:
+        num_threads: decoder threads; 0 lets the decoder take every core.
+        reader: ``auto`` takes decord, and PyAV where decord is missing, fails, or disagrees with the container.
+
+    Raises:
+        DataError: one line with file, sample id and reason: ``missing_media``, ``decode_error``, ``too_few_frames`` or
+            ``aspect_ratio``.
+    """
+    file = Path(path)
+    if not file.is_file():
+        what = "is a folder, not a file" if file.is_dir() else "does not exist"
+        _fail(file, sample_id, "missing_media", f"media {what}; check 'path' in the manifest")
+    if media_type is MediaType.IMAGE:
+        frames = _read_image(file, sample_id)[None]
+        return make_clip(_resize(frames, sampling, file, sample_id), IMAGE_FPS, media_type=media_type)
+    frames, indices, count, source_fps = _read_video(file, sampling, sample_id, num_threads, reader)
+    # Segment centres are spaced by count / taken frames, so this is the rate of the taken frames, not an approximation.
+    fps = source_fps * len(indices) / count
+    return make_clip(_resize(frames, sampling, file, sample_id), fps, tuple(indices), source_fps, media_type)
+
+
+def sample_indices(count: int, source_fps: float, sampling: FrameSampling) -> list[int]:
+    """Centres of equal segments of a video of `count` frames: how many is decided by `fps`, `min_frames`, `max_frames`."""
+    wanted = sampling.max_frames
+    if sampling.fps is not None:
+        wanted = min(wanted, max(sampling.min_frames, round(count / source_fps * sampling.fps)))
+    taken = max(1, min(wanted, count))
+    return [(2 * i + 1) * count // (2 * taken) for i in range(taken)]
+
+
+def fit_size(height: int, width: int, sampling: FrameSampling) -> tuple[int, int]:
+    """Size of a frame after resizing, as Qwen's smart resize has it, so that the model's processor resizes nothing.
+
+    The aspect ratio is kept as closely as multiples of `size_multiple` and an area of at most `max_pixels` allow.
+    """
+    if sampling.resize:
+        return sampling.resize
+    block, budget = sampling.size_multiple, sampling.max_pixels
+    rows, columns = max(1, round(height / block)), max(1, round(width / block))
+    if rows * columns * block**2 > budget:
+        shrink = math.sqrt(height * width / budget)
+        rows, columns = (max(1, math.floor(side / shrink / block)) for side in (height, width))
+        # A side held up at one block would break the budget on very long frames.
+        blocks = budget // block**2
+        rows, columns = min(rows, blocks // columns or 1), min(columns, blocks // rows or 1)
+    return rows * block, columns * block
+
+
+def token_count(height: int, width: int, frames: int, patch: int = 14, merge: int = 2, temporal: int = 2) -> int:
+    """Vision tokens of a clip in Qwen2.5-VL: one per merged patch of every `temporal` frames, the last ones padded.
+
+    Raises:
+        ValueError: a side is not a multiple of patch x merge, so that the processor would resize.
+    """
+    block = patch * merge
+    if height % block or width % block:
+        raise ValueError(f"frame of {height}x{width} is not in multiples of {block}; resize it first (fit_size)")
+    return math.ceil(frames / temporal) * (height // block) * (width // block)
+
+
+def encode_video(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18, *, num_threads: int = 1) -> None:
+    """Write uint8 frames (T, H, W, 3) RGB as H.264 yuv420p in an MP4 file, replacing the file in one piece.
+
+    Raises:
+        DataError: no frames, another dtype or shape, an odd height or width, or a rate that is not positive.
+    """
+    import av
+
+    file = Path(path)
+    problem = _encoding_problem(frames, fps)
+    if problem:
+        raise DataError(f"{file}: cannot encode: {problem}", reason="encode_error")
+    with _replacing(file) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(10_000), options={"crf": str(crf)})
+        stream.height, stream.width = frames.shape[1:3]
+        stream.pix_fmt = "yuv420p"
+        stream.thread_count = num_threads
+        for frame in frames:
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
+        container.mux(stream.encode(None))
+
+
+class ClipCache:
+    """Clips decoded once: uint8 in safetensors files that several processes may share, the latest also in memory.
+
+    A file that changed (time or size), another sampling or a damaged cache file leads to a new decode.
+    """
+
+    def __init__(self, directory: str | Path | None, max_bytes: int, memory_bytes: int = 256 * 2**20) -> None:
+        """Clips are kept in `directory` (None: in memory alone), oldest use deleted first beyond about `max_bytes`."""
+        self._directory = Path(directory) if directory is not None else None
+        self._max_bytes = max_bytes
+        self._memory_bytes = memory_bytes
+        self._memory: OrderedDict[str, Clip] = OrderedDict()
+        self._held_bytes = 0
+        self._bytes_until_trim = 0
+        self.hits = 0
+        """Clips served without decoding."""
+        self.misses = 0
+        """Clips that were decoded."""
+        if self._directory:
+            self._directory.mkdir(parents=True, exist_ok=True)
+
+    def load(
+        self,
+        path: str | Path,
+        sampling: FrameSampling,
+        *,
+        sample_id: str,
+        media_type: MediaType = MediaType.VIDEO,
+        num_threads: int = 1,
+    ) -> Clip:
+        """As `load_clip`; the frames are read-only."""
+        key = _cache_key(Path(path), sampling, media_type)
+        clip = self._memory.get(key) if key else None
+        if clip is None and key and self._directory:
+            clip = _read_cached(self._directory / f"{key}.safetensors")
+        if clip is None:
+            clip = load_clip(path, sampling, sample_id=sample_id, media_type=media_type, num_threads=num_threads)
+            self.misses += 1
+            if key and self._directory:
+                self._write(self._directory / f"{key}.safetensors", clip)
+        else:
+            self.hits += 1
+        clip.frames.flags.writeable = False
+        if key:
+            self._remember(key, clip)
+        return clip
+
+    def _remember(self, key: str, clip: Clip) -> None:
+        if key not in self._memory:
+            self._memory[key] = clip
+            self._held_bytes += clip.frames.nbytes
+        self._memory.move_to_end(key)
+        while self._held_bytes > self._memory_bytes:
+            self._held_bytes -= self._memory.popitem(last=False)[1].frames.nbytes
+
+    def _write(self, file: Path, clip: Clip) -> None:
+        from safetensors.numpy import save_file
+
+        header = {"fps": clip.fps, "source_fps": clip.source_fps, "source_indices": clip.source_indices,
+                  "content_hash": clip.content_hash, "media_type": clip.media_type}
+        with _replacing(file) as temporary:
+            save_file({"frames": clip.frames}, temporary, metadata={"clip": json.dumps(header)})
+        self._bytes_until_trim -= clip.frames.nbytes
+        if self._bytes_until_trim <= 0:
+            self._trim()
+
+    def _trim(self) -> None:
+        """Delete the clips used longest ago. Listing the folder at every write would be slow, so a share is left to fill."""
+        entries = []
+        for file in self._directory.glob("*.safetensors"):
+            with contextlib.suppress(FileNotFoundError):  # another process trims the same folder
+                status = file.stat()
+                entries.append((status.st_mtime_ns, status.st_size, file))
+        total = sum(size for _, size, _ in entries)
+        for _, size, file in sorted(entries):
+            if total <= self._max_bytes:
+                break
+            file.unlink(missing_ok=True)
+            total -= size
+        self._bytes_until_trim = max((self._max_bytes - total) // 4, self._max_bytes // 64)
+
+
+def _cache_key(path: Path, sampling: FrameSampling, media_type: MediaType) -> str | None:
+    try:
+        status = path.stat()
+    except OSError:
+        return None  # load_clip says what is wrong
+    parts = (CACHE_FORMAT, str(path.resolve()), status.st_mtime_ns, status.st_size, str(media_type), sampling.model_dump_json())
+    return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
+
+
+def _read_cached(file: Path) -> Clip | None:
+    """The cached clip, or None where there is none or its bytes are not those that were written."""
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as tensors:
+            header = json.loads(tensors.metadata()["clip"])
+            frames = tensors.get_tensor("frames")
+        os.utime(file)
+    except (OSError, SafetensorError, KeyError, TypeError, ValueError):
+        return None
+    clip = make_clip(frames, header["fps"], tuple(header["source_indices"]), header["source_fps"],
+                     MediaType(header["media_type"]))
+    return clip if clip.content_hash == header["content_hash"] else None
+
+
+def _read_video(
+    file: Path, sampling: FrameSampling, sample_id: str, num_threads: int, reader: Reader
+) -> tuple[np.ndarray, list[int], int, float]:
+    """Frames, their indices, decoded frame count and rate of the source."""
+    claimed = _probe(file, sample_id)
+    if reader != "pyav" and (decord := _decord()):
+        try:
+            return _read_decord(decord, file, sampling, sample_id, num_threads, claimed if reader == "auto" else 0)
+        except (decord.DECORDError, RuntimeError, AssertionError) as error:
+            if reader == "decord":
+                _fail(file, sample_id, "decode_error", f"decord cannot decode it: {_first_line(error)}")
+    elif reader == "decord":
+        _fail(file, sample_id, "decode_error", "decord is not installed; install decord2 or use reader='auto'")
+    return _read_pyav(file, sampling, sample_id, num_threads)
+
+
+def _probe(file: Path, sample_id: str) -> int:
+    """Frame count that the container claims, 0 where it claims none. PyAV names what is wrong with a file; decord does not."""
+    import av
+
+    try:
+        with av.open(str(file), metadata_errors="ignore") as container:
+            if not container.streams.video:
+                kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
+                _fail(file, sample_id, "decode_error", f"no video stream (the file holds {kinds}); give a video file")
+            return container.streams.video[0].frames
+    except (av.FFmpegError, OSError, IndexError) as error:
+        _fail(file, sample_id, "decode_error", f"not a readable video: {_first_line(error)}; replace the file")
+
+
+def _read_decord(
+    decord: ModuleType, file: Path, sampling: FrameSampling, sample_id: str, num_threads: int, claimed: int
+) -> tuple[np.ndarray, list[int], int, float]:
+    video = decord.VideoReader(str(file), num_threads=num_threads)
+    count, source_fps = len(video), float(video.get_avg_fps())
+    if claimed and count != claimed:
+        # decord counts packets without decoding: a cut file would pass for a short one.
+        raise RuntimeError(f"{count} frames found, {claimed} claimed")
+    if not (math.isfinite(source_fps) and source_fps > 0):
+        raise RuntimeError("no frame rate")
+    _check_count(count, sampling, file, sample_id)
+    indices = sample_indices(count, source_fps, sampling)
+    return video.get_batch(indices).asnumpy(), indices, count, source_fps
+
+
+def _read_pyav(
+    file: Path, sampling: FrameSampling, sample_id: str, num_threads: int
+) -> tuple[np.ndarray, list[int], int, float]:
+    """Decode twice, first to count and then to convert, so that memory holds only the frames that are taken."""
+    import av
+
+    try:
+        count = sum(1 for _ in _decoded(file, num_threads))
+        source_fps = _pyav_fps(file)
+        _check_count(count, sampling, file, sample_id)
+        if not source_fps:
+            _fail(file, sample_id, "decode_error", "the file states no frame rate; re-encode it with one")
+        indices = sample_indices(count, source_fps, sampling)
+        wanted = set(indices)
+        frames = [frame.to_ndarray(format="rgb24") for i, frame in enumerate(_decoded(file, num_threads)) if i in wanted]
+        return np.stack(frames), indices, count, source_fps
+    except (av.FFmpegError, OSError, ValueError) as error:
+        _fail(file, sample_id, "decode_error", f"decoding broke off: {_first_line(error)}; replace the file")
+
+
+def _decoded(file: Path, num_threads: int) -> Iterator[Any]:
+    import av
+
+    with av.open(str(file), metadata_errors="ignore") as container:
+        stream = container.streams.video[0]
+        stream.thread_count = num_threads
+        yield from container.decode(stream)
+
+
+def _pyav_fps(file: Path) -> float:
+    import av
+
+    with av.open(str(file), metadata_errors="ignore") as container:
+        stream = container.streams.video[0]
+        return float(stream.average_rate or stream.guessed_rate or 0)
+
+
+def _check_count(count: int, sampling: FrameSampling, file: Path, sample_id: str) -> None:
+    if count == 0:
+        _fail(file, sample_id, "decode_error", "no frame can be decoded; replace the file")
+    if count < sampling.min_frames:
+        _fail(file, sample_id, "too_few_frames",
+              f"{count} frames decode, min_frames is {sampling.min_frames}; lower it or leave the sample out")
+
+
+@cache
+def _decord() -> ModuleType | None:
+    """The maintained decord, or None. decord, eva-decord and decord2 share the import name; only the version tells."""
+    try:
+        import decord
+    except ImportError:
+        return None
+    if int(decord.__version__.split(".")[0]) < 1:
+        warnings.warn(f"decord {decord.__version__} is not the maintained package and leaks memory; using PyAV instead. "
+                      "Install decord2 in its place: pip uninstall decord eva-decord; pip install decord2",
+                      RuntimeWarning, stacklevel=2)
+        return None
+    decord.logging.set_level(decord.logging.QUIET)
+    return decord
+
+
+def _read_image(file: Path, sample_id: str) -> np.ndarray:
+    import cv2
+
+    data = np.fromfile(file, np.uint8)
+    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    if image is None:
+        _fail(file, sample_id, "decode_error", "not a readable image; replace the file")
+    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+def _resize(frames: np.ndarray, sampling: FrameSampling, file: Path, sample_id: str) -> np.ndarray:
+    import cv2
+
+    height, width = fit_size(*frames.shape[1:3], sampling)
+    if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
+        _fail(file, sample_id, "aspect_ratio",
+              f"frames of {frames.shape[1]}x{frames.shape[2]} are longer than {MAX_ASPECT_RATIO}:1; crop the media")
+    if (height, width) == frames.shape[1:3]:
+        return np.ascontiguousarray(frames)
+    # Area averaging does not alias when frames shrink, but is nearest neighbour when they grow.
+    shrinks = height * width < frames.shape[1] * frames.shape[2]
+    method = cv2.INTER_AREA if shrinks else cv2.INTER_CUBIC
+    return np.stack([cv2.resize(frame, (width, height), interpolation=method) for frame in frames])
+
+
+def _encoding_problem(frames: np.ndarray, fps: float) -> str | None:
+    if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
+        return f"expected uint8 frames (T, H, W, 3), got {frames.dtype} {frames.shape}"
+    if not len(frames):
+        return "there are no frames; give at least one"
+    if frames.shape[1] % 2 or frames.shape[2] % 2:
+        return f"yuv420p needs an even height and width, got {frames.shape[1]}x{frames.shape[2]}; crop or pad by one pixel"
+    if not (math.isfinite(fps) and fps > 0):
+        return f"fps must be a positive number, got {fps}"
+    return None
+
+
+@contextlib.contextmanager
+def _replacing(file: Path) -> Iterator[Path]:
+    """A neighbouring name to write to; it takes the place of `file` when all went well and is deleted when not."""
+    temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
+    try:
+        yield temporary
+        temporary.replace(file)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+
+
+def _fail(file: Path, sample_id: str, reason: str, problem: str) -> NoReturn:
+    raise DataError(f"{file}: sample {sample_id}: {problem}", sample_id=sample_id, reason=reason)
