@@ -135,9 +135,9 @@ def group_advantages(scored: ScoredGroup, config: TGRPOConfig, weights: Mapping[
 
     The statistics hold, besides ``accuracy_<branch>``: ``reward_mean`` and ``reward_std`` of the trained branch
     (without bonus), ``zero_variance`` (0 or 1), ``contrast_gap`` = p - p~, ``contrast_active`` (an answer got the
-    bonus), ``contrast_effective`` = the largest change of an advantage that the contrast made, ``temporal_hit`` (p > p~).
-    A statistic that is not defined is absent: those of the contrast without shuffled answers, ``temporal_hit`` when
-    all answers are wrong.
+    bonus), ``contrast_effective`` = the largest change of an advantage that the contrast made, and
+    ``temporal_hit`` (p > p~). A statistic that is not defined is absent: those of the contrast without
+    shuffled answers, ``temporal_hit`` when all answers are wrong.
 
     Raises:
         ConfigError: a weighted reward was not computed.

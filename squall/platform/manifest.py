@@ -48,7 +48,7 @@ def load_manifest(
 
     Args:
         media_root: folder that relative media paths start from and may not leave; default: the manifest's folder.
-        on_error: ``raise`` stops at bad records; ``collect`` goes on without them and lists them in `Manifest.rejected`.
+        on_error: ``raise`` refuses a manifest with a bad record; ``collect`` leaves bad records out and lists them.
 
     Raises:
         DataError: one line for the first bad record, with the count of the others; whatever `on_error` says, for a file
@@ -82,7 +82,8 @@ def write_manifest(path: str | Path, records: Iterable[Mapping[str, Any]]) -> No
     """Write records as JSON lines, replacing the file in one piece. The name must end in ``.jsonl``."""
     file = Path(path)
     if file.suffix != ".jsonl":
-        raise DataError(f"{file}: manifests are written as JSON lines; use a name that ends in .jsonl", reason="file_type")
+        raise DataError(f"{file}: manifests are written as JSON lines; use a name that ends in .jsonl",
+                        reason="file_type")
     write_text(file, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
@@ -92,7 +93,8 @@ def epoch_order(samples: Sequence[VideoSample], run_seed: int, epoch: int) -> li
     Samples are sorted by a hash of (run seed, id, epoch): the order depends on nothing else, so neither the number of
     workers nor the order of the manifest changes it, and a sample more or less leaves the others in their order.
     """
-    return sorted(range(len(samples)), key=lambda i: (derive_seed(run_seed, samples[i].id, "order", epoch), samples[i].id))
+    keys = [(derive_seed(run_seed, sample.id, "order", epoch), sample.id) for sample in samples]
+    return sorted(range(len(samples)), key=keys.__getitem__)
 
 
 def _read_records(file: Path) -> Iterator[tuple[int, Any]]:
@@ -115,12 +117,13 @@ def _read_jsonl(file: Path) -> Iterator[tuple[int, Any]]:
             try:
                 yield number, json.loads(raw.decode("utf-8-sig" if number == 1 else "utf-8"))
             except ValueError as error:  # covers UnicodeDecodeError and JSONDecodeError
-                reason = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
-                yield number, DataError(f"line is not JSON ({reason}); write one JSON object per line", reason="not_json")
+                problem = error.msg if isinstance(error, json.JSONDecodeError) else "not UTF-8"
+                yield number, DataError(f"line is not JSON ({problem}); write one JSON object per line",
+                                        reason="not_json")
 
 
 def _read_json(file: Path) -> Iterator[tuple[int, Any]]:
-    """Decode the list one element at a time, which gives each its line. A break inside makes the whole file unusable."""
+    """Decode the list element by element, which gives each its line. A break inside makes the whole file unusable."""
     decoder = json.JSONDecoder()
     try:
         text = file.read_bytes().decode("utf-8-sig")

@@ -23,7 +23,8 @@ INSTRUCTIONS: Mapping[ProblemType, str] = MappingProxyType({
     ProblemType.NUMERICAL: "Please provide only the number (e.g., 7 or 2.5) within the <answer> </answer> tags.",
     ProblemType.OCR: "Please provide the text that you read, word for word, within the <answer> </answer> tags.",
     ProblemType.FREE_FORM: "Please provide your answer as text within the <answer> </answer> tags.",
-    ProblemType.REGRESSION: "Please provide only your estimate as a number (e.g., 7 or 2.5) within the <answer> </answer> tags.",
+    ProblemType.REGRESSION:
+        "Please provide only your estimate as a number (e.g., 7 or 2.5) within the <answer> </answer> tags.",
 })
 """What the answer must look like, by problem type."""
 
@@ -84,8 +85,8 @@ def prompt_template(source: str) -> PromptTemplate:
     except ValueError as error:
         raise ConfigError(f"prompt template {source[:40]!r}: {error}; write a literal brace twice") from None
     for name in sorted(names.difference(PLACEHOLDERS)):
-        raise ConfigError(f"prompt template {source[:40]!r}: unknown placeholder '{{{name}}}'.{nearest(name, PLACEHOLDERS)} "
-                          f"Allowed: {', '.join(f'{{{known}}}' for known in PLACEHOLDERS)}")
+        raise ConfigError(f"prompt template {source[:40]!r}: unknown placeholder '{{{name}}}'."
+                          f"{nearest(name, PLACEHOLDERS)} Allowed: {{question}}, {{options}}, {{instruction}}")
     if "question" not in names:
         raise ConfigError(f"prompt template {source[:40]!r}: {{question}} is missing; say where the question goes")
     return PromptTemplate("custom", source)

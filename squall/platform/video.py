@@ -1,8 +1,4 @@
-"""Video in and out: sample, decode, resize, cache, encode.
-
-decord (the maintained package is decord2) reads; PyAV reads what decord cannot, tells why a file is broken, and encodes.
-Both are imported when first used.
-"""
+"""Video in and out: which frames are taken and at what size, clips decoded once and cached, H.264 encoding."""
 
 from __future__ import annotations
 
@@ -12,19 +8,17 @@ import json
 import math
 import os
 import secrets
-import warnings
 from collections import OrderedDict
 from collections.abc import Iterator
 from fractions import Fraction
-from functools import cache
 from pathlib import Path
-from types import ModuleType
-from typing import Any, Literal, NoReturn, Self
+from typing import Self
 
 import numpy as np
 from pydantic import Field, model_validator
 
 from squall.platform.config import Config
+from squall.platform.decoding import Reader, fail, read_image, read_video
 from squall.platform.errors import DataError
 from squall.platform.records import Clip, MediaType, make_clip
 
@@ -55,13 +49,11 @@ class FrameSampling(Config):
         if self.min_frames > self.max_frames:
             raise ValueError(f"min_frames {self.min_frames} exceeds max_frames {self.max_frames}")
         if self.max_pixels < self.size_multiple**2:
-            raise ValueError(f"max_pixels {self.max_pixels} is less than one block of {self.size_multiple}x{self.size_multiple}")
+            raise ValueError(f"max_pixels {self.max_pixels} is less than one block of size_multiple squared, "
+                             f"{self.size_multiple**2}")
         if self.resize and any(side < 1 or side % self.size_multiple for side in self.resize):
             raise ValueError(f"resize {self.resize} must be positive multiples of size_multiple {self.size_multiple}")
         return self
-
-
-Reader = Literal["auto", "decord", "pyav"]
 
 
 def load_clip(
@@ -86,18 +78,24 @@ def load_clip(
     file = Path(path)
     if not file.is_file():
         what = "is a folder, not a file" if file.is_dir() else "does not exist"
-        _fail(file, sample_id, "missing_media", f"media {what}; check 'path' in the manifest")
+        fail(file, sample_id, "missing_media", f"media {what}; check 'path' in the manifest")
     if media_type is MediaType.IMAGE:
-        frames = _read_image(file, sample_id)[None]
+        frames = read_image(file, sample_id)[None]
         return make_clip(_resize(frames, sampling, file, sample_id), IMAGE_FPS, media_type=media_type)
-    frames, indices, count, source_fps = _read_video(file, sampling, sample_id, num_threads, reader)
+    def choose(count: int, source_fps: float) -> list[int]:
+        if count < sampling.min_frames:
+            problem = f"{count} frames decode, min_frames is {sampling.min_frames}; lower it or leave the sample out"
+            fail(file, sample_id, "too_few_frames", problem)
+        return sample_indices(count, source_fps, sampling)
+
+    video = read_video(file, choose, sample_id=sample_id, num_threads=num_threads, reader=reader)
     # Segment centres are spaced by count / taken frames, so this is the rate of the taken frames, not an approximation.
-    fps = source_fps * len(indices) / count
-    return make_clip(_resize(frames, sampling, file, sample_id), fps, tuple(indices), source_fps, media_type)
+    fps = video.fps * len(video.indices) / video.count
+    return make_clip(_resize(video.frames, sampling, file, sample_id), fps, video.indices, video.fps, media_type)
 
 
 def sample_indices(count: int, source_fps: float, sampling: FrameSampling) -> list[int]:
-    """Centres of equal segments of a video of `count` frames: how many is decided by `fps`, `min_frames`, `max_frames`."""
+    """Centres of equal segments of a video of `count` frames; `fps`, `min_frames`, `max_frames` say how many."""
     wanted = sampling.max_frames
     if sampling.fps is not None:
         wanted = min(wanted, max(sampling.min_frames, round(count / source_fps * sampling.fps)))
@@ -148,7 +146,8 @@ def encode_video(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18
     if problem:
         raise DataError(f"{file}: cannot encode: {problem}", reason="encode_error")
     with _replacing(file) as temporary, av.open(str(temporary), "w", format="mp4") as container:
-        stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(10_000), options={"crf": str(crf)})
+        rate = Fraction(fps).limit_denominator(10_000)
+        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf)})
         stream.height, stream.width = frames.shape[1:3]
         stream.pix_fmt = "yuv420p"
         stream.thread_count = num_threads
@@ -224,7 +223,7 @@ class ClipCache:
             self._trim()
 
     def _trim(self) -> None:
-        """Delete the clips used longest ago. Listing the folder at every write would be slow, so a share is left to fill."""
+        """Delete the clips used longest ago. Runs at few of the writes: listing a large folder is slow."""
         entries = []
         for file in self._directory.glob("*.safetensors"):
             with contextlib.suppress(FileNotFoundError):  # another process trims the same folder
@@ -244,7 +243,8 @@ def _cache_key(path: Path, sampling: FrameSampling, media_type: MediaType) -> st
         status = path.stat()
     except OSError:
         return None  # load_clip says what is wrong
-    parts = (CACHE_FORMAT, str(path.resolve()), status.st_mtime_ns, status.st_size, str(media_type), sampling.model_dump_json())
+    source = (str(path.resolve()), status.st_mtime_ns, status.st_size)
+    parts = (CACHE_FORMAT, *source, str(media_type), sampling.model_dump_json())
     return hashlib.blake2b(json.dumps(parts).encode(), digest_size=16).hexdigest()
 
 
@@ -264,129 +264,13 @@ def _read_cached(file: Path) -> Clip | None:
     return clip if clip.content_hash == header["content_hash"] else None
 
 
-def _read_video(
-    file: Path, sampling: FrameSampling, sample_id: str, num_threads: int, reader: Reader
-) -> tuple[np.ndarray, list[int], int, float]:
-    """Frames, their indices, decoded frame count and rate of the source."""
-    claimed = _probe(file, sample_id)
-    if reader != "pyav" and (decord := _decord()):
-        try:
-            return _read_decord(decord, file, sampling, sample_id, num_threads, claimed if reader == "auto" else 0)
-        except (decord.DECORDError, RuntimeError, AssertionError) as error:
-            if reader == "decord":
-                _fail(file, sample_id, "decode_error", f"decord cannot decode it: {_first_line(error)}")
-    elif reader == "decord":
-        _fail(file, sample_id, "decode_error", "decord is not installed; install decord2 or use reader='auto'")
-    return _read_pyav(file, sampling, sample_id, num_threads)
-
-
-def _probe(file: Path, sample_id: str) -> int:
-    """Frame count that the container claims, 0 where it claims none. PyAV names what is wrong with a file; decord does not."""
-    import av
-
-    try:
-        with av.open(str(file), metadata_errors="ignore") as container:
-            if not container.streams.video:
-                kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "nothing"
-                _fail(file, sample_id, "decode_error", f"no video stream (the file holds {kinds}); give a video file")
-            return container.streams.video[0].frames
-    except (av.FFmpegError, OSError, IndexError) as error:
-        _fail(file, sample_id, "decode_error", f"not a readable video: {_first_line(error)}; replace the file")
-
-
-def _read_decord(
-    decord: ModuleType, file: Path, sampling: FrameSampling, sample_id: str, num_threads: int, claimed: int
-) -> tuple[np.ndarray, list[int], int, float]:
-    video = decord.VideoReader(str(file), num_threads=num_threads)
-    count, source_fps = len(video), float(video.get_avg_fps())
-    if claimed and count != claimed:
-        # decord counts packets without decoding: a cut file would pass for a short one.
-        raise RuntimeError(f"{count} frames found, {claimed} claimed")
-    if not (math.isfinite(source_fps) and source_fps > 0):
-        raise RuntimeError("no frame rate")
-    _check_count(count, sampling, file, sample_id)
-    indices = sample_indices(count, source_fps, sampling)
-    return video.get_batch(indices).asnumpy(), indices, count, source_fps
-
-
-def _read_pyav(
-    file: Path, sampling: FrameSampling, sample_id: str, num_threads: int
-) -> tuple[np.ndarray, list[int], int, float]:
-    """Decode twice, first to count and then to convert, so that memory holds only the frames that are taken."""
-    import av
-
-    try:
-        count = sum(1 for _ in _decoded(file, num_threads))
-        source_fps = _pyav_fps(file)
-        _check_count(count, sampling, file, sample_id)
-        if not source_fps:
-            _fail(file, sample_id, "decode_error", "the file states no frame rate; re-encode it with one")
-        indices = sample_indices(count, source_fps, sampling)
-        wanted = set(indices)
-        frames = [frame.to_ndarray(format="rgb24") for i, frame in enumerate(_decoded(file, num_threads)) if i in wanted]
-        return np.stack(frames), indices, count, source_fps
-    except (av.FFmpegError, OSError, ValueError) as error:
-        _fail(file, sample_id, "decode_error", f"decoding broke off: {_first_line(error)}; replace the file")
-
-
-def _decoded(file: Path, num_threads: int) -> Iterator[Any]:
-    import av
-
-    with av.open(str(file), metadata_errors="ignore") as container:
-        stream = container.streams.video[0]
-        stream.thread_count = num_threads
-        yield from container.decode(stream)
-
-
-def _pyav_fps(file: Path) -> float:
-    import av
-
-    with av.open(str(file), metadata_errors="ignore") as container:
-        stream = container.streams.video[0]
-        return float(stream.average_rate or stream.guessed_rate or 0)
-
-
-def _check_count(count: int, sampling: FrameSampling, file: Path, sample_id: str) -> None:
-    if count == 0:
-        _fail(file, sample_id, "decode_error", "no frame can be decoded; replace the file")
-    if count < sampling.min_frames:
-        _fail(file, sample_id, "too_few_frames",
-              f"{count} frames decode, min_frames is {sampling.min_frames}; lower it or leave the sample out")
-
-
-@cache
-def _decord() -> ModuleType | None:
-    """The maintained decord, or None. decord, eva-decord and decord2 share the import name; only the version tells."""
-    try:
-        import decord
-    except ImportError:
-        return None
-    if int(decord.__version__.split(".")[0]) < 1:
-        warnings.warn(f"decord {decord.__version__} is not the maintained package and leaks memory; using PyAV instead. "
-                      "Install decord2 in its place: pip uninstall decord eva-decord; pip install decord2",
-                      RuntimeWarning, stacklevel=2)
-        return None
-    decord.logging.set_level(decord.logging.QUIET)
-    return decord
-
-
-def _read_image(file: Path, sample_id: str) -> np.ndarray:
-    import cv2
-
-    data = np.fromfile(file, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
-    if image is None:
-        _fail(file, sample_id, "decode_error", "not a readable image; replace the file")
-    return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
-
-
 def _resize(frames: np.ndarray, sampling: FrameSampling, file: Path, sample_id: str) -> np.ndarray:
     import cv2
 
     height, width = fit_size(*frames.shape[1:3], sampling)
     if max(height, width) > MAX_ASPECT_RATIO * min(height, width):
-        _fail(file, sample_id, "aspect_ratio",
-              f"frames of {frames.shape[1]}x{frames.shape[2]} are longer than {MAX_ASPECT_RATIO}:1; crop the media")
+        fail(file, sample_id, "aspect_ratio",
+             f"frames of {frames.shape[1]}x{frames.shape[2]} are longer than {MAX_ASPECT_RATIO}:1; crop the media")
     if (height, width) == frames.shape[1:3]:
         return np.ascontiguousarray(frames)
     # Area averaging does not alias when frames shrink, but is nearest neighbour when they grow.
@@ -401,7 +285,7 @@ def _encoding_problem(frames: np.ndarray, fps: float) -> str | None:
     if not len(frames):
         return "there are no frames; give at least one"
     if frames.shape[1] % 2 or frames.shape[2] % 2:
-        return f"yuv420p needs an even height and width, got {frames.shape[1]}x{frames.shape[2]}; crop or pad by one pixel"
+        return f"yuv420p needs an even height and width, got {frames.shape[1]}x{frames.shape[2]}; crop or pad by 1 pixel"
     if not (math.isfinite(fps) and fps > 0):
         return f"fps must be a positive number, got {fps}"
     return None
@@ -416,11 +300,3 @@ def _replacing(file: Path) -> Iterator[Path]:
         temporary.replace(file)
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
-
-
-def _fail(file: Path, sample_id: str, reason: str, problem: str) -> NoReturn:
-    raise DataError(f"{file}: sample {sample_id}: {problem}", sample_id=sample_id, reason=reason)
