@@ -52,12 +52,31 @@ class GroupPlan:
 
 
 @dataclass(frozen=True, slots=True)
+class Failure:
+    """Why there is no group. Never a reward of 0."""
+
+    reason: str
+    """Short snake_case word under which the loss is counted."""
+    message: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prepared:
+    """A plan's clips, rendered and in the object store."""
+
+    plan: GroupPlan
+    prompt: str = ""
+    clip_hashes: Mapping[Branch, str] = field(default_factory=dict)
+    clips: Mapping[str, Any] = field(default_factory=dict)
+    """References to the clips by content hash."""
+    failure: Failure | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class SampledOutcome:
-    """What became of a plan: a scored group, or the reason why there is none."""
+    """What became of a plan: a scored group with references to its clips by content hash, or a failure."""
 
     plan: GroupPlan
     scored: ScoredGroup | None = None
     clips: Mapping[str, Any] = field(default_factory=dict)
-    """References to the group's clips by content hash."""
-    reason: str = ""
-    message: str = ""
+    failure: Failure | None = None

@@ -22,7 +22,7 @@ from squall.algorithms.statistics import paired_bootstrap, relative_drop
 from squall.platform.config import Config
 from squall.platform.prompts import extract_answer
 from squall.platform.records import Branch, SamplingSpec, VideoSample
-from squall.platform.report import ExampleClip
+from squall.platform.report import ExampleAnswer, ExampleClip
 from squall.platform.seeds import derive_seed
 from squall.platform.video import FrameSampling, load_clip
 
@@ -75,7 +75,7 @@ def evaluate(sampler: GroupSampler, plans: Sequence[GroupPlan]) -> tuple[HeldOut
     lost: Counter[str] = Counter()
     for outcome in sampler.run(plans):
         if outcome.scored is None:
-            lost[outcome.reason] += 1
+            lost[outcome.failure.reason] += 1
             continue
         group = outcome.scored.sampled
         samples.append(group.sample)
@@ -146,11 +146,15 @@ def examples(before: HeldOutAnswers, after: HeldOutAnswers, plans: Sequence[Grou
 
 def _example(plan: GroupPlan, before: HeldOutAnswers, after: HeldOutAnswers, i: int, j: int,
              sampling: FrameSampling) -> ExampleClip:
-    sample = plan.sample
+    sample, spec = plan.sample, plan.corruption
     clip = load_clip(sample.media, sampling, sample_id=sample.id, media_type=sample.media_type)
+
+    def answer(held: HeldOutAnswers, branch: Branch, row: int) -> ExampleAnswer:
+        return ExampleAnswer(held.texts[branch][row], bool(held.scores[branch][row] > 0.5))
+
     return ExampleClip(
-        sample=sample, kind=plan.corruption.kind, severity=plan.corruption.severity,
-        clean_frames=clip.frames, corrupted_frames=render(clip.frames, plan.corruption),
-        answers_before={branch: before.texts[branch][i] for branch in before.texts},
-        answers_after={branch: after.texts[branch][j] for branch in after.texts},
+        sample=sample, corruption=spec.kind, severity=spec.severity, clean_frames=clip.frames,
+        corrupted_frames=render(clip.frames, spec), fps=clip.fps,
+        clean_before=answer(before, Branch.CLEAN, i), clean_after=answer(after, Branch.CLEAN, j),
+        corrupted_before=answer(before, Branch.CORRUPTED, i), corrupted_after=answer(after, Branch.CORRUPTED, j),
     )

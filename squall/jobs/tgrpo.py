@@ -217,7 +217,7 @@ def _surplus(batch: StepBatch) -> int:
 def sort_outcomes(config: TGRPOJobConfig, outcomes: Sequence[SampledOutcome], batch: StepBatch, step: int) -> None:
     """Turn scored groups into train groups and put each where it belongs."""
     good = [outcome for outcome in outcomes if outcome.scored is not None]
-    batch.failures.update(outcome.reason for outcome in outcomes if outcome.scored is None)
+    batch.failures.update(outcome.failure.reason for outcome in outcomes if outcome.scored is None)
     scored = [outcome.scored for outcome in good]
     if config.shuffle_rewards:
         scored = permute_rewards(scored, derive_seed(config.seed, step, "shuffle rewards", batch.sampled))

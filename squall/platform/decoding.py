@@ -87,7 +87,7 @@ def _probe(file: Path, sample_id: str) -> int:
             if container.streams.video:
                 return container.streams.video[0].frames
             kinds = ", ".join(sorted({stream.type for stream in container.streams})) or "no stream at all"
-    except (av.FFmpegError, OSError, IndexError) as error:  # IndexError: an MP4 without a single packet
+    except (av.FFmpegError, OSError) as error:
         fail(file, sample_id, "decode_error", f"not a readable video ({_first_line(error)}); replace the file")
     fail(file, sample_id, "decode_error", f"no video stream (it holds {kinds}); give a video file")
 
@@ -151,8 +151,9 @@ def _decord() -> ModuleType | None:
     except ImportError:
         return None
     if int(decord.__version__.split(".")[0]) < 1:
-        warnings.warn(f"decord {decord.__version__} is not the maintained package and leaks memory; PyAV is used "
-                      "instead. To mend it: pip uninstall decord eva-decord; pip install decord2", RuntimeWarning, stacklevel=2)
+        warnings.warn(
+            f"decord {decord.__version__} is not the maintained package and leaks memory; PyAV reads instead. "
+            "To mend it: pip uninstall decord eva-decord; pip install decord2", RuntimeWarning, stacklevel=2)
         return None
     decord.logging.set_level(decord.logging.QUIET)
     return decord

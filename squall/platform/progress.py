@@ -155,7 +155,8 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
     """
     console = console or Console()
     title = f"Held-out accuracy, n = {results['n']:,} questions, seed {results['seed']}"
-    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table = Table(title=title, title_justify="left", box=SIMPLE_HEAD, show_edge=False, pad_edge=False,
+                  collapse_padding=True)
     for name in ("", "before", "after", "points", "95 % interval", "reading"):
         table.add_column(name, justify="left" if name in ("", "reading") else "right", no_wrap=True)
     for section in _sections(results):

@@ -95,7 +95,7 @@ class TensorBoardSink:
 
 
 class WandbSink:
-    """Weights & Biases, silent, with its files in the run directory. It takes its key from the environment itself."""
+    """Weights & Biases, silent, with the run's files in its directory. It takes its key from the environment itself."""
 
     def __init__(
         self, folder: Path, mode: Literal["offline", "online"], project: str, config: Mapping[str, Any]
@@ -111,7 +111,7 @@ class WandbSink:
         self._run.log(dict(metrics), step=step)
 
     def close(self) -> None:
-        self._run.finish(quiet=True)
+        self._run.finish()
 
 
 def open_tracker(

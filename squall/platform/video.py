@@ -284,8 +284,9 @@ def _encoding_problem(frames: np.ndarray, fps: float) -> str | None:
         return f"expected uint8 frames (T, H, W, 3), got {frames.dtype} {frames.shape}"
     if not len(frames):
         return "there are no frames; give at least one"
-    if frames.shape[1] % 2 or frames.shape[2] % 2:
-        return f"yuv420p needs an even height and width, got {frames.shape[1]}x{frames.shape[2]}; crop or pad by 1 pixel"
+    height, width = frames.shape[1:3]
+    if height % 2 or width % 2:
+        return f"yuv420p needs an even height and width, got {height}x{width}; crop or pad by one pixel"
     if not (math.isfinite(fps) and fps > 0):
         return f"fps must be a positive number, got {fps}"
     return None

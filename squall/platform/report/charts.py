@@ -62,10 +62,9 @@ def training_charts(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """The charts that these rows have at least two steps of numbers for, phase times last."""
     charts = []
     for title, note, series in PANELS:
-        names = tuple(name for name, _, _ in series)
-        rows = [row for row in metrics if any(_number(row.get(name)) is not None for name in names)]
+        present = [entry for entry in series if any(_number(row.get(entry[0])) is not None for row in metrics)]
+        rows = [row for row in metrics if any(name in row for name, _, _ in present)]
         if len(rows) > 1:
-            present = [entry for entry in series if any(_number(row.get(entry[0])) is not None for row in rows)]
             charts.append(line_chart(title, note, rows, present))
     phases = dict.fromkeys(name for row in metrics for name in row if name.startswith("time/"))
     rows = [row for row in metrics if any(name in row for name in phases)]
@@ -108,7 +107,7 @@ def stacked_chart(title: str, note: str, rows: Sequence[Mapping[str, Any]], name
             bars.append((f"p{number % 6}", round(xs[position] - 0.42 * pitch, 2), round(top, 2), round(0.84 * pitch, 2),
                          round(bottom - top, 2), text))
             base[position] += value
-    legend = tuple(Legend(_phase(name), f"p{number % 6}", _text(sum(column) / len(column), ticks, extra=1))
+    legend = tuple(Legend(_phase(name), f"p{number % 6}", _text(sum(column) / len(column), ticks, extra=2))
                    for number, (name, column) in enumerate(zip(names, columns, strict=True)))
     x_ticks = tuple((xs[position], str(steps[position])) for position in sorted({0, len(xs) // 2, len(xs) - 1}))
     pointer = _pointer(xs, steps, columns, ticks)

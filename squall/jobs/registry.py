@@ -1,0 +1,94 @@
+"""The jobs that `squall` runs. Adding one is an entry in `JOBS`; the command line follows from it.
+
+Nothing of a job is imported until its command runs, so this file stays free of heavy imports.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from squall.platform.errors import nearest
+
+if TYPE_CHECKING:
+    from squall.platform.config import Config
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One thing that a user runs."""
+
+    command: tuple[str, ...]
+    """One or two words after `squall`."""
+    summary: str
+    """One line for `squall --help`."""
+    example: str
+    """A command line that works as it stands."""
+    module: str
+    """Imported when the command runs."""
+    config: str
+    """Name of the configuration class in `module`."""
+    run: str = "run"
+    """Name of the function in `module` that takes the configuration and returns the exit status."""
+    default_config: str | None = None
+    """Packaged configuration, such as ``@tgrpo``, used when none is given; None stands for the model's own defaults."""
+
+    @property
+    def name(self) -> str:
+        return " ".join(self.command)
+
+    def load(self) -> tuple[type[Config], Callable[[Config], int | None]]:
+        """Import the job: its configuration model and its run function."""
+        module = import_module(self.module)
+        return getattr(module, self.config), getattr(module, self.run)
+
+
+JOBS: tuple[Job, ...] = (
+    Job(
+        command=("demo",),
+        summary="Train the shipped policy with T-GRPO on the embedded clips; a laptop without a GPU is enough",
+        example="squall demo",
+        module="squall.jobs.demo",
+        config="DemoConfig",
+    ),
+    Job(
+        command=("doctor",),
+        summary="Say what this machine has and what that means for a job",
+        example="squall doctor",
+        module="squall.jobs.doctor",
+        config="DoctorConfig",
+    ),
+    Job(
+        command=("train", "tgrpo"),
+        summary="Reinforcement learning on clean, corrupted and shuffled clips",
+        example="squall train tgrpo @tgrpo data.train=my/train.jsonl model.path=Qwen/Qwen2.5-VL-7B-Instruct",
+        module="squall.jobs.tgrpo",
+        config="TGRPOJobConfig",
+        default_config="@tgrpo",
+    ),
+    Job(
+        command=("train", "sft"),
+        summary="Supervised fine-tuning on answers and reasoning traces",
+        example="squall train sft @sft steps=200",
+        module="squall.jobs.sft",
+        config="SFTJobConfig",
+        default_config="@sft",
+    ),
+    Job(
+        command=("data", "embedded"),
+        summary="Write the embedded data set: H.264 clips and Video-R1 manifests",
+        example="squall data embedded train_clips=2000 directory=data/small",
+        module="squall.jobs.embedded_data",
+        config="EmbeddedDataConfig",
+    ),
+)
+
+
+def suggest(words: Sequence[str], jobs: Sequence[Job] = JOBS) -> str:
+    """`` Did you mean '...'?`` for the command nearest to what was typed, or an empty string."""
+    for job in jobs:
+        if job.command[-1] == words[-1]:
+            return f" Did you mean '{job.name}'?"
+    return nearest(" ".join(words), [job.name for job in jobs])
