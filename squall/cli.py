@@ -54,11 +54,11 @@ def build_app(jobs: Sequence[Job]) -> typer.Typer:
 
 def overview(jobs: Sequence[Job]) -> str:
     """The text of `squall --help`."""
-    lines = [f"Squall {squall.__version__}: reinforcement learning for video models that have to work outside, on Ray.", "",
-             "Usage: squall COMMAND [CONFIG] [key=value ...]", ""]
+    lines = [f"Squall {squall.__version__}: reinforcement learning for video models that have to work outside, on Ray.",
+             "", "Usage: squall COMMAND [CONFIG] [key=value ...]", ""]
     width = max(len(job.name) for job in jobs)
-    for title, group in groupby(jobs, lambda job: job.command[0].capitalize() if len(job.command) > 1 else "Start here"):
-        lines.append(f"{title}:")
+    for title, group in groupby(jobs, lambda job: job.command[0] if len(job.command) > 1 else "start here"):
+        lines.append(f"{title.capitalize()}:")
         for job in group:
             lines += [f"  {job.name:<{width}}  {job.summary}", f"  {'':<{width}}    {job.example}"]
     lines += ["", "CONFIG is a YAML file or a packaged one such as @tgrpo; key=value overrides what it says.",
@@ -95,12 +95,13 @@ def split_arguments(words: Sequence[str], model: type[Config]) -> tuple[str | No
         elif source is None:
             source = word
         else:
-            raise ConfigError(f"'{word}': a configuration was already given, '{source}'; overrides are written key=value")
+            raise ConfigError(f"'{word}': there is a configuration already, '{source}'; overrides look like key=value")
     return source, overrides
 
 
 def _flag_key(word: str, model: type[Config]) -> str:
-    flags = {f"--{name.replace('_', '-')}": name for name, field in model.model_fields.items() if field.annotation is bool}
+    switches = [name for name, field in model.model_fields.items() if field.annotation is bool]
+    flags = {f"--{name.replace('_', '-')}": name for name in switches}
     if word in flags:
         return flags[word]
     key = word.lstrip("-").partition("=")[0].replace("-", "_")
@@ -110,8 +111,7 @@ def _flag_key(word: str, model: type[Config]) -> str:
     raise ConfigError(f"unknown option '{word}'.{nearest(word, [*flags, '--help'])} {allowed}")
 
 
-def _root(context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False,
-          ) -> None:
+def _root(context: typer.Context, version: Annotated[bool, typer.Option("--version")] = False) -> None:
     if version:
         print(f"squall {squall.__version__}")
         raise typer.Exit

@@ -7,15 +7,29 @@ waits for scored groups alone.
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections import deque
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
+import ray
 from pydantic import Field
+from ray.exceptions import RayError
 
+from squall.actors.cluster import namespace_for
+from squall.actors.corruption_worker import CorruptionWorker
+from squall.actors.health import WorkerEvent, WorkerState, next_state
+from squall.actors.reward_worker import RewardWorker
+from squall.actors.rollout_engine import EngineConfig, GenerateRequest, RolloutEngine
+from squall.actors.weight_transfer import remove_weights
+from squall.algorithms.rewards import RewardConfig
 from squall.platform.config import Config
-from squall.platform.records import Branch, CorruptionSpec, SamplingSpec, ScoredGroup, VideoSample
+from squall.platform.errors import DataError, SquallError
+from squall.platform.models import ModelConfig, load_processor, render_prompt
+from squall.platform.prompts import build_messages, prompt_template
+from squall.platform.records import Branch, CorruptionSpec, MediaType, SamplingSpec, ScoredGroup, VideoSample
+from squall.platform.video import FrameSampling
 
 
 class WorkersConfig(Config):
@@ -80,3 +94,206 @@ class SampledOutcome:
     scored: ScoredGroup | None = None
     clips: Mapping[str, Any] = field(default_factory=dict)
     failure: Failure | None = None
+
+
+@dataclass(frozen=True)
+class SamplerConfig:
+    """Everything the rollout side needs; made by a job from its own configuration."""
+
+    run_id: str
+    model_path: str
+    model: ModelConfig
+    engine: EngineConfig
+    workers: WorkersConfig
+    frames: FrameSampling
+    cache: Path | None
+    prompt_template: str
+    rewards: RewardConfig
+
+
+@dataclass(slots=True)
+class _Flight:
+    """A plan on its way through the actors."""
+
+    position: int
+    plan: GroupPlan
+    attempt: int
+    engine: int
+    hashes: Any
+    clips: list[Any]
+    deadline: float
+
+
+class GroupSampler:
+    """Runs plans on the cluster: bounded, in order, retried when an actor dies, each counted once."""
+
+    def __init__(self, config: SamplerConfig) -> None:
+        self._config = config
+        self._template = prompt_template(config.prompt_template)
+        self._processor = load_processor(config.model_path)
+        self._engines: list[Any] = []
+        self._states: list[WorkerState] = []
+        self._corruption: list[Any] = []
+        self._rewards: list[Any] = []
+        self._weights: tuple[str, int] | None = None
+        self._turn = 0
+
+    def start(self, engines: bool = True) -> None:
+        """Start all actors and wait for them; without `engines` only what `prepare` needs."""
+        config, namespace = self._config, namespace_for(self._config.run_id)
+        workers = config.workers
+
+        def named(role: str, number: int, cpus: float, gpus: float = 0.0) -> dict[str, Any]:
+            return {"name": f"{role}-{number}", "namespace": namespace, "num_cpus": cpus, "num_gpus": gpus}
+
+        self._corruption = [
+            CorruptionWorker.options(**named("corruption", i, workers.corruption_cpus)).remote(
+                workers.corruption_cpus, config.frames, config.cache) for i in range(workers.corruption_count)]
+        if engines:
+            self._rewards = [
+                RewardWorker.options(**named("reward", i, workers.reward_cpus)).remote(workers.reward_cpus, config.rewards)
+                for i in range(workers.reward_count)]
+            self._engines = [
+                RolloutEngine.options(**named("engine", i, config.engine.cpus, config.engine.gpus)).remote(
+                    config.model_path, config.engine) for i in range(config.engine.count)]
+        self._await_ready([*self._corruption, *self._rewards], "workers")
+        self._await_ready(self._engines, "engines")
+        self._states = [WorkerState.HEALTHY] * len(self._engines)
+
+    def _await_ready(self, actors: list[Any], role: str) -> None:
+        timeout = self._config.engine.startup_timeout_s
+        waiting = [actor.ready.remote() for actor in actors]
+        done, late = ray.wait(waiting, num_returns=len(waiting), timeout=timeout) if waiting else ([], [])
+        if late:
+            raise SquallError(f"{len(late)} of {len(waiting)} {role} not ready after {timeout:.0f} s; see the Ray logs, or "
+                              f"raise engine.startup_timeout_s")
+        for reference in done:
+            try:
+                ray.get(reference)
+            except RayError as error:
+                raise SquallError(f"{role} could not start: {_last_line(error)}") from error
+
+    def run(self, plans: Sequence[GroupPlan]) -> list[SampledOutcome]:
+        """Sample and score every plan; the outcomes stand in the order of `plans`, whichever worker was faster."""
+        outcomes: list[SampledOutcome | None] = [None] * len(plans)
+        waiting = deque(enumerate(plans))
+        flights: dict[Any, _Flight] = {}
+        while waiting or flights:
+            while waiting and len(flights) < self._config.workers.max_groups_in_flight:
+                self._launch(flights, *waiting.popleft(), attempt=0)
+            done, _ = ray.wait(list(flights), num_returns=1, timeout=5.0)
+            for reference in done:
+                flight = flights.pop(reference)
+                outcome = self._settle(reference, flight)
+                if outcome is None:
+                    self._launch(flights, flight.position, flight.plan, flight.attempt + 1)
+                else:
+                    outcomes[flight.position] = outcome
+            self._check_deadlines(flights)
+        return [outcome for outcome in outcomes if outcome is not None]
+
+    def _launch(self, flights: dict[Any, _Flight], position: int, plan: GroupPlan, attempt: int) -> None:
+        """Send a plan through all actors at once: each call waits for the references it was given."""
+        self._turn += 1
+        branches = _branches(plan)
+        worker = self._corruption[self._turn % len(self._corruption)]
+        hashes, *clips = worker.prepare.options(num_returns=1 + len(branches)).remote(
+            plan.sample, plan.corruption, branches, plan.sampling.seed or 0)
+        prompt, number = self._prompt(plan.sample), self._turn % len(self._engines)
+        answers = [self._engines[number].generate.remote(
+            GenerateRequest(prompt, plan.sample.id, f"{plan.group_id}#{attempt}", branch, plan.branches[branch],
+                            plan.sampling), clip) for branch, clip in zip(branches, clips, strict=True)]
+        final = self._rewards[self._turn % len(self._rewards)].score.remote(
+            plan.group_id, plan.sample, prompt, plan.corruption, hashes, *answers)
+        deadline = time.monotonic() + self._config.workers.group_timeout_s
+        flights[final] = _Flight(position, plan, attempt, number, hashes, clips, deadline)
+
+    def _prompt(self, sample: VideoSample) -> str:
+        return render_prompt(self._processor, build_messages(sample, self._template))
+
+    def _settle(self, reference: Any, flight: _Flight) -> SampledOutcome | None:
+        """The outcome of a finished flight, or None when it is to be tried again."""
+        try:
+            scored: ScoredGroup = ray.get(reference)
+        except DataError as error:
+            return SampledOutcome(flight.plan, failure=Failure(error.reason, str(error)))
+        except RayError as error:
+            self._heal(flight.engine)
+            if flight.attempt + 1 < self._config.workers.max_attempts:
+                return None
+            message = f"sample {flight.plan.sample.id}: {flight.attempt + 1} attempts failed: {_last_line(error)}"
+            return SampledOutcome(flight.plan, failure=Failure("infrastructure", message))
+        names = [scored.sampled.clip_hashes[branch] for branch in _branches(flight.plan)]
+        return SampledOutcome(flight.plan, scored, dict(zip(names, flight.clips, strict=True)))
+
+    def _heal(self, number: int) -> None:
+        """Bring an engine that died back: Ray restarts it, and it is stale until it holds the current weights."""
+        engine = self._engines[number]
+        try:
+            ray.get(engine.ping.remote(), timeout=10)
+            return
+        except (RayError, TimeoutError):
+            state = WorkerState.HEALTHY
+        for event in (WorkerEvent.DIED, WorkerEvent.RESTART):
+            state = next_state(state, event)
+        self._states[number] = state
+        self._await_ready([engine], f"engine-{number} after its restart")
+        self._states[number] = next_state(state, WorkerEvent.STARTED)
+        if self._weights is not None:
+            path, version = self._weights
+            ray.get(engine.update_weights.remote(path, version, True), timeout=self._config.engine.startup_timeout_s)
+        self._states[number] = next_state(self._states[number], WorkerEvent.SYNCED)
+
+    def _check_deadlines(self, flights: Mapping[Any, _Flight]) -> None:
+        for flight in flights.values():
+            if time.monotonic() > flight.deadline:
+                ready, _ = ray.wait([flight.hashes], timeout=0)
+                phase = f"engine-{flight.engine} answering or scoring" if ready else "decoding and corrupting the clip"
+                raise SquallError(f"sample {flight.plan.sample.id}: no result after "
+                                  f"{self._config.workers.group_timeout_s:.0f} s, stuck in {phase}; see the Ray logs, or "
+                                  "raise workers.group_timeout_s")
+
+    def prepare(self, plans: Sequence[GroupPlan]) -> list[Prepared]:
+        """Render the clips of plans without asking anything about them, in order."""
+        calls = []
+        for number, plan in enumerate(plans):
+            branches = _branches(plan)
+            worker = self._corruption[number % len(self._corruption)]
+            calls.append((plan, branches, worker.prepare.options(num_returns=1 + len(branches)).remote(
+                plan.sample, plan.corruption, branches, plan.sampling.seed or 0)))
+        return [self._prepared(plan, branches, references) for plan, branches, references in calls]
+
+    def _prepared(self, plan: GroupPlan, branches: Sequence[Branch], references: list[Any]) -> Prepared:
+        try:
+            hashes = ray.get(references[0], timeout=self._config.workers.group_timeout_s)
+        except DataError as error:
+            return Prepared(plan, failure=Failure(error.reason, str(error)))
+        clips = {hashes[branch]: clip for branch, clip in zip(branches, references[1:], strict=True)}
+        return Prepared(plan, self._prompt(plan.sample), hashes, clips)
+
+    def update_weights(self, path: str, version: int) -> None:
+        """Give every engine new weights; the file is freed once a later version replaces it."""
+        vision = self._config.model.train_vision
+        ray.get([engine.update_weights.remote(path, version, vision) for engine in self._engines],
+                timeout=self._config.engine.startup_timeout_s)
+        if self._weights is not None:
+            remove_weights(self._weights[0])
+        self._weights = (path, version)
+
+    def stop(self) -> None:
+        """End all actors and free published weights."""
+        for actor in (*self._engines, *self._corruption, *self._rewards):
+            ray.kill(actor)
+        if self._weights is not None:
+            remove_weights(self._weights[0])
+
+
+def _branches(plan: GroupPlan) -> list[Branch]:
+    """The branches that are sampled; an image has no frames to shuffle."""
+    image = plan.sample.media_type is MediaType.IMAGE
+    return [branch for branch, count in plan.branches.items() if count and not (image and branch is Branch.SHUFFLED)]
+
+
+def _last_line(error: BaseException) -> str:
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

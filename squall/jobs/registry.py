@@ -25,7 +25,7 @@ class Job:
     summary: str
     """One line for `squall --help`."""
     example: str
-    """A command line that works as it stands."""
+    """A typical command line."""
     module: str
     """Imported when the command runs."""
     config: str
@@ -91,4 +91,4 @@ def suggest(words: Sequence[str], jobs: Sequence[Job] = JOBS) -> str:
     for job in jobs:
         if job.command[-1] == words[-1]:
             return f" Did you mean '{job.name}'?"
-    return nearest(" ".join(words), [job.name for job in jobs])
+    return nearest(" ".join(words), dict.fromkeys(name for job in jobs for name in (job.name, job.command[0])))

@@ -149,8 +149,8 @@ class Session:
         self.tracker = open_tracker(self.run.path, self.config.tracking, self.config.model_dump(mode="json"))
         self._stack.callback(self.tracker.close)
 
-    def start_sampler(self, rewards: RewardConfig) -> GroupSampler:
-        """Start engines, corruption workers and reward workers."""
+    def start_sampler(self, rewards: RewardConfig, engines: bool = True) -> GroupSampler:
+        """Start corruption workers, reward workers and engines; without `engines` the corruption workers alone."""
         config = self.config
         with self.phase("engines"):
             sampler = GroupSampler(SamplerConfig(
@@ -158,7 +158,7 @@ class Session:
                 workers=config.workers, frames=config.data.frames, cache=config.data.cache,
                 prompt_template=config.data.prompt_template, rewards=rewards))
             self._stack.callback(sampler.stop)
-            sampler.start()
+            sampler.start(engines)
         self.sampler = sampler
         return sampler
 

@@ -177,14 +177,13 @@ def plan_group(config: TGRPOJobConfig, sample: VideoSample, epoch: int) -> Group
 
 
 class StepBatch:
-    """What one step sampled: groups to train on in stream order, the others by reason, clips by hash, seconds."""
+    """What one step sampled: groups to train on in stream order, the others by reason, clips by hash."""
 
     def __init__(self) -> None:
         self.groups: list[TrainGroup] = []
         self.dropped: list[tuple[str, TrainGroup]] = []
         self.failures: Counter[str] = Counter()
         self.clips: dict[str, Any] = {}
-        self.seconds: dict[str, float] = {}
         self.sampled = 0
 
     @property
@@ -206,7 +205,6 @@ def collect(config: TGRPOJobConfig, stream: GroupStream, sampler: GroupSampler, 
         batch.sampled += count
         sort_outcomes(config, outcomes, batch, step)
         stream.useful_rate = max(0.1, (len(batch.groups) + _surplus(batch)) / batch.sampled)
-    batch.seconds = sampler.take_seconds()
     return batch
 
 
@@ -280,7 +278,6 @@ def step_metrics(batch: StepBatch, result: Mapping[str, Any]) -> dict[str, float
         "learning_rate": result["learning_rate"], "grad_norm": result["grad_norm"], "tokens": result["tokens"],
         "groups/sampled": batch.sampled, "groups/trained": len(batch.groups),
         **{f"dropped/{reason}": count for reason, count in drop_counts(batch).items()},
-        **{f"time/{phase}": seconds for phase, seconds in batch.seconds.items()},
     }
     return {name: float(value) for name, value in renamed.items() if value is not None}
 

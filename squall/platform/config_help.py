@@ -16,7 +16,7 @@ BOUNDS = (("ge", ">="), ("gt", ">"), ("le", "<="), ("lt", "<"), ("multiple_of", 
 
 
 def describe_keys(model: type[BaseModel], width: int = 100) -> str:
-    """Lines ``key: type = default, bounds`` with the docstring below; the keys of sections are written ``section.key``."""
+    """Lines ``key: type = default (bounds)``, each with its docstring below; sections are written ``section.key``."""
     lines: list[str] = []
     for key, field in _flatten(model, ""):
         lines.append(f"  {key}: {_type_name(field.annotation)}{_default(field)}{_bounds(field)}")

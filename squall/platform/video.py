@@ -82,6 +82,7 @@ def load_clip(
     if media_type is MediaType.IMAGE:
         frames = read_image(file, sample_id)[None]
         return make_clip(_resize(frames, sampling, file, sample_id), IMAGE_FPS, media_type=media_type)
+
     def choose(count: int, source_fps: float) -> list[int]:
         if count < sampling.min_frames:
             problem = f"{count} frames decode, min_frames is {sampling.min_frames}; lower it or leave the sample out"
@@ -89,7 +90,7 @@ def load_clip(
         return sample_indices(count, source_fps, sampling)
 
     video = read_video(file, choose, sample_id=sample_id, num_threads=num_threads, reader=reader)
-    # Segment centres are spaced by count / taken frames, so this is the rate of the taken frames, not an approximation.
+    # Segment centres are count / taken source frames apart, to within the rounding to whole frames.
     fps = video.fps * len(video.indices) / video.count
     return make_clip(_resize(video.frames, sampling, file, sample_id), fps, video.indices, video.fps, media_type)
 

@@ -64,7 +64,7 @@ def _count(split: str, count: int, size: int, rng: np.random.Generator) -> tuple
 
 def _camera(split: str, count: int, size: int, rng: np.random.Generator) -> tuple[np.ndarray, str, str, tuple[str, ...]]:
     motion = str(rng.choice(CAMERA_MOTIONS))
-    return background(split, motion, count, size, rng), "How does the camera move?", motion, CAMERA_MOTIONS
+    return background(split, motion, count, size, rng, frozen=True), "How does the camera move?", motion, CAMERA_MOTIONS
 
 
 def _direction(split: str, count: int, size: int,

@@ -56,17 +56,19 @@ def load_footage(name: str) -> tuple[np.ndarray, tuple[tuple[int, int], ...]]:
     return np.stack(frames), tuple((start, stop) for start, stop in shots)
 
 
-def background(split: str, camera: str, frame_count: int, size: int, rng: np.random.Generator) -> np.ndarray:
+def background(split: str, camera: str, frame_count: int, size: int, rng: np.random.Generator,
+               frozen: bool = False) -> np.ndarray:
     """Crop real frames of one shot with a virtual camera; returns uint8 (frame_count, size, size, 3).
 
-    The footage itself may move too; the virtual camera's motion is what the question asks for.
+    Args:
+        frozen: hold one real frame, so that nothing but the virtual camera moves.
     """
     names = SPLITS[split]
     weights = np.array([len(load_footage(name)[1]) if split == "train" else 1.0 for name in names], dtype=float)
     frames, shots = load_footage(names[rng.choice(len(names), p=weights / weights.sum())])
     start, stop = shots[rng.integers(len(shots))]
     first = int(rng.integers(start, max(start + 1, stop - frame_count + 1)))
-    indices = np.minimum(first + np.arange(frame_count), stop - 1)
+    indices = np.minimum(first + (0 if frozen else 1) * np.arange(frame_count), stop - 1)
     height, width = frames.shape[1:3]
     side = float(rng.uniform(56, 80))
     sides, centres = _camera_path(camera, frame_count, side, (width, height), rng)
@@ -82,9 +84,9 @@ def background(split: str, camera: str, frame_count: int, size: int, rng: np.ran
 def _camera_path(camera: str, count: int, side: float, area: tuple[int, int],
                  rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     time = np.linspace(-0.5, 0.5, count)
-    zoom = {"zoom in": -1.0, "zoom out": 1.0}.get(camera, 0.0) * float(rng.uniform(0.5, 0.8))
+    zoom = {"zoom in": -1.0, "zoom out": 1.0}.get(camera, 0.0) * float(rng.uniform(0.6, 0.9))
     sides = side * np.exp(zoom * time)
-    travel = float(rng.uniform(0.35, 0.6)) * side
+    travel = float(rng.uniform(0.5, 0.8)) * side
     shift = {"pan left": (-1, 0), "pan right": (1, 0), "tilt up": (0, -1), "tilt down": (0, 1)}.get(camera, (0, 0))
     offsets = np.outer(time, np.array(shift) * travel)
     margin = sides.max() / 2 + np.abs(offsets).max(axis=0)

@@ -1,0 +1,157 @@
+"""Joining or starting a Ray cluster, and checking that a plan fits on it before any actor starts."""
+
+from __future__ import annotations
+
+import logging
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import ray
+
+from squall.platform.errors import ResourceError, SquallError
+
+WORKER_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
+    "RAY_TRAIN_V2_ENABLED": "1",
+    "TOKENIZERS_PARALLELISM": "false",
+    "VLLM_LOGGING_LEVEL": "WARNING",
+    "VLLM_NO_USAGE_STATS": "1",
+}
+"""Environment of every worker. Ray Train polls its workers once in 2 s by default, which a short step would wait for."""
+
+_starts = 0
+
+
+@dataclass(frozen=True, slots=True)
+class ClusterResources:
+    """What the cluster has in all, busy or not."""
+
+    cpus: float
+    gpus: float
+    address: str = ""
+    dashboard_url: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Demand:
+    """Actors of one role and what each reserves."""
+
+    role: str
+    count: int
+    cpus: float
+    gpus: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class ResourcePlan:
+    """Everything a job will reserve."""
+
+    demands: Sequence[Demand]
+
+    def lines(self) -> list[str]:
+        """One line per role and one with the total."""
+        roles = [f"{d.role}: {d.count} x {_amount(d.cpus, d.gpus)}" for d in self.demands]
+        return [*roles, f"total: {_amount(self._total('cpus'), self._total('gpus'))}"]
+
+    def check(self, available: ClusterResources) -> None:
+        """Raise ResourceError, in one line, when the cluster can never hold the plan."""
+        for kind, have in (("cpus", available.cpus), ("gpus", available.gpus)):
+            need = self._total(kind)
+            if need > have + 1e-6:
+                raise ResourceError(self._explain(kind, need, have))
+
+    def _total(self, kind: str) -> float:
+        return sum(demand.count * getattr(demand, kind) for demand in self.demands)
+
+    def _explain(self, kind: str, need: float, have: float) -> str:
+        takers = [demand for demand in self.demands if getattr(demand, kind) > 0]
+        parts = ", ".join(f"{d.role} {d.count} x {getattr(d, kind):g}" for d in takers)
+        largest = max(takers, key=lambda d: d.count * getattr(d, kind))
+        lower = f"the count of '{largest.role}'" if largest.count > 1 else f"the {kind} of '{largest.role}'"
+        return (f"plan needs {need:g} {kind[:-1].upper()}s ({parts}) but the cluster has {have:g}; "
+                f"lower {lower} or join a larger cluster (ray_address)")
+
+
+def _amount(cpus: float, gpus: float) -> str:
+    text = f"{cpus:g} CPU" + ("" if cpus == 1 else "s")
+    return text + (f" + {gpus:g} GPU" + ("" if gpus == 1 else "s") if gpus else "")
+
+
+def start_ray(address: str | None = None, num_cpus: float | None = None, dashboard: bool = False) -> ClusterResources:
+    """Join the cluster at `address` or RAY_ADDRESS, or start one on this machine that only loopback can reach.
+
+    Nested calls share one connection; `stop_ray` undoes one call. A local cluster runs without token authentication
+    unless RAY_AUTH_MODE says otherwise: nothing outside the machine reaches it, and Ray would write a token into the
+    user's home. On another cluster RAY_AUTH_MODE stays as it is.
+
+    Args:
+        num_cpus: CPUs that a local cluster offers; by default those of the machine.
+        dashboard: serve Ray's dashboard from a local cluster.
+
+    Raises:
+        SquallError: the cluster does not answer.
+    """
+    global _starts
+    if not ray.is_initialized():
+        target = address or os.environ.get("RAY_ADDRESS")
+        _connect(target) if target else _start_local(num_cpus, dashboard)
+    _starts += 1
+    totals = ray.cluster_resources()
+    context = ray.get_runtime_context()
+    url = ray.worker.get_dashboard_url() or ""
+    return ClusterResources(totals.get("CPU", 0.0), totals.get("GPU", 0.0), context.gcs_address, url)
+
+
+def _connect(address: str) -> None:
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_runtime_env())
+    except (ConnectionError, ValueError, RuntimeError) as error:
+        reason = " ".join(str(error).split())[:200]
+        raise SquallError(f"no Ray cluster answers at {address} ({reason}); check ray_address and RAY_ADDRESS, and that "
+                          "RAY_AUTH_MODE and the token are the cluster's") from error
+
+
+def _start_local(num_cpus: float | None, dashboard: bool) -> None:
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    ray.init(address="local", num_cpus=num_cpus, include_dashboard=dashboard, dashboard_host="127.0.0.1",
+             _node_ip_address="127.0.0.1", log_to_driver=False, logging_level=logging.ERROR, runtime_env=_runtime_env())
+
+
+def _runtime_env() -> dict[str, dict[str, str]]:
+    environment = dict(WORKER_ENVIRONMENT)
+    if not _has_cuda():
+        environment["DS_ACCELERATOR"] = "cpu"
+    return {"env_vars": {name: os.environ.get(name, value) for name, value in environment.items()}}
+
+
+def _has_cuda() -> bool:
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def stop_ray() -> None:
+    """Undo one `start_ray`; the last one leaves the cluster, or ends it where it was started here."""
+    global _starts
+    _starts = max(0, _starts - 1)
+    if _starts == 0:
+        ray.shutdown()
+
+
+def set_threads(cpus: float) -> int:
+    """Give torch, OpenCV and OpenMP as many threads as the actor has CPUs, at least 1. Returns that number."""
+    count = max(1, int(cpus))
+    os.environ["OMP_NUM_THREADS"] = os.environ["MKL_NUM_THREADS"] = str(count)
+    import cv2
+
+    cv2.setNumThreads(count)
+    if "torch" in sys.modules:  # otherwise it reads the variable when it loads
+        sys.modules["torch"].set_num_threads(count)
+    return count
+
+
+def namespace_for(run_id: str) -> str:
+    """Namespace of a run's named actors: two runs on one cluster do not see each other's."""
+    return f"squall-{run_id}"

@@ -1,0 +1,55 @@
+"""Decodes and corrupts clips outside the engine process, once per clip and specification."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import ray
+
+from squall.actors.cluster import set_threads
+from squall.algorithms.corruption import render, shuffle_frames
+from squall.platform.records import Branch, Clip, CorruptionSpec, VideoSample, make_clip
+from squall.platform.seeds import derive_seed
+from squall.platform.video import ClipCache, FrameSampling
+
+CACHE_BYTES = 8 << 30
+
+
+@ray.remote(max_restarts=-1, max_task_retries=-1)
+class CorruptionWorker:
+    """Stateless but for its cache, so Ray may restart it and run a call again: the same call gives the same pixels."""
+
+    def __init__(self, cpus: float, sampling: FrameSampling, cache: Path | None) -> None:
+        self._threads = set_threads(cpus)
+        self._sampling = sampling
+        self._cache = ClipCache(cache, CACHE_BYTES)
+
+    def ready(self) -> bool:
+        """Answer once the worker is up."""
+        return True
+
+    def prepare(self, sample: VideoSample, spec: CorruptionSpec | None, branches: Sequence[Branch],
+                seed: int) -> tuple[object, ...]:
+        """Render a question's clips. Call with ``num_returns = 1 + len(branches)``.
+
+        The shuffled branch permutes the corrupted clip where there is a corruption, else the clean one.
+
+        Returns:
+            The content hash per branch, then one `Clip` per branch: separate objects that the caller owns.
+
+        Raises:
+            DataError: the media cannot be read.
+        """
+        clean = self._cache.load(sample.media, self._sampling, sample_id=sample.id, media_type=sample.media_type,
+                                 num_threads=self._threads)
+        corrupted = clean if spec is None else _with_frames(clean, render(clean.frames, spec))
+        clips = {Branch.CLEAN: clean, Branch.CORRUPTED: corrupted}
+        if Branch.SHUFFLED in branches:
+            frames, _ = shuffle_frames(corrupted.frames, derive_seed(seed, sample.id, Branch.SHUFFLED.value))
+            clips[Branch.SHUFFLED] = _with_frames(clean, frames)
+        return ({branch: clips[branch].content_hash for branch in branches}, *(clips[branch] for branch in branches))
+
+
+def _with_frames(clip: Clip, frames: object) -> Clip:
+    return make_clip(frames, clip.fps, clip.source_indices, clip.source_fps, clip.media_type)

@@ -1,0 +1,291 @@
+"""The rollout engine: vLLM inside a Ray actor, answering questions about clips. All of Squall's vLLM calls are here.
+
+Every answer carries the version of the weights it was sampled from. Weights change only when nothing is being sampled:
+a request that arrives during a change waits for its end.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import ray
+from pydantic import Field, model_validator
+
+from squall.actors.weight_transfer import WeightTransfer, vllm_backend
+from squall.platform.config import Config
+from squall.platform.errors import DataError, SquallError
+from squall.platform.records import Branch, Clip, MediaType, Rollout, SamplingSpec
+from squall.platform.seeds import derive_seed
+
+logger = logging.getLogger(__name__)
+BAN = -100.0
+"""Logit bias of banned tokens; the learner applies the same before its log-softmax."""
+
+
+class EngineConfig(Config):
+    """vLLM engines: how many, how large, how fed."""
+
+    count: int = Field(1, ge=1)
+    """Engines; each is a Ray actor with its own copy of the policy."""
+    cpus: float = Field(1.0, gt=0)
+    """CPUs that Ray reserves for each engine; without a GPU its whole part is the number of compute threads."""
+    gpus: float = Field(0.0, ge=0)
+    """GPUs that Ray reserves for each engine; 0 runs on the CPU."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Type of weights and activations; auto takes the model's."""
+    max_model_len: int = Field(1024, ge=16)
+    """Longest prompt with its answer, in tokens. A longer one is refused, never truncated."""
+    max_num_seqs: int = Field(256, ge=1)
+    """Answers decoded at the same time."""
+    gpu_memory_utilization: float = Field(0.85, gt=0, le=1)
+    """Share of a GPU's memory for weights and caches."""
+    tensor_parallel_size: int = Field(1, ge=1)
+    """GPUs that one copy of the policy is split over."""
+    enforce_eager: bool = True
+    """Skip graph capture and compilation: starts sooner, decodes slower on a GPU."""
+    kv_cache_gib: int = Field(1, ge=1)
+    """Memory for keys and values without a GPU, in GiB."""
+    startup_timeout_s: float = Field(300.0, gt=0)
+    """How long an engine may take to load."""
+    request_timeout_s: float = Field(600.0, gt=0)
+    """How long one request may take before the engine counts as suspect."""
+    weight_transfer: WeightTransfer = "shared_memory"
+    """How new weights arrive: a file in shared memory (one machine), NCCL, or CUDA IPC."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EngineConfig:
+        if self.tensor_parallel_size > 1 and self.gpus < self.tensor_parallel_size:
+            raise ValueError(f"tensor_parallel_size {self.tensor_parallel_size} needs gpus >= "
+                             f"{self.tensor_parallel_size}, got {self.gpus:g}")
+        if self.weight_transfer != "shared_memory" and not self.gpus:
+            raise ValueError(f"weight_transfer '{self.weight_transfer}' needs GPUs; use shared_memory or set gpus")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class GenerateRequest:
+    """One question about one clip, to be answered `n` times."""
+
+    prompt: str
+    """Chat text with one vision placeholder, as `render_prompt` makes it."""
+    sample_id: str
+    attempt_id: str
+    branch: Branch
+    n: int
+    sampling: SamplingSpec
+
+
+@ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups={"control": 4})
+class RolloutEngine:
+    """Asyncio actor around vLLM's AsyncLLM. Control calls have their own group, so they answer while it generates.
+
+    It is not retried by Ray: the pool asks again under a new attempt id, so that no answer counts twice.
+    """
+
+    def __init__(self, model_path: str, config: EngineConfig) -> None:
+        from squall.platform.models import banned_token_ids, load_processor
+
+        os.environ.update(_environment(config))
+        self._config = config
+        self._bias = dict.fromkeys(banned_token_ids(load_processor(model_path)), BAN)
+        self._llm = _start_llm(model_path, config)
+        self._connected = False
+        self._updating = asyncio.Lock()
+        self._counts = {"requests": 0, "answers": 0, "tokens": 0, "weight_updates": 0}
+        self._active = 0
+        self._sync_s = 0.0
+
+    @ray.method(concurrency_group="control")
+    async def ready(self) -> int:
+        """Returns the process id once the engine can serve; its weights are version 0, those of the model directory."""
+        if not self._connected and self._config.weight_transfer != "nccl":
+            await self.connect({})
+        await self._llm.check_health()
+        return os.getpid()
+
+    @ray.method(concurrency_group="control")
+    async def ping(self) -> bool:
+        """Answers while generating. Raises when vLLM's own process is dead."""
+        await self._llm.check_health()
+        return True
+
+    async def connect(self, endpoint: Mapping[str, Any]) -> None:
+        """Open the weight transfer; NCCL needs an endpoint and a sender that opens its side at the same time."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
+
+        _, info = vllm_backend(self._config.weight_transfer, endpoint)
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=info))
+        await self._llm.update_weight_version("0")
+        self._connected = True
+
+    async def generate(self, request: GenerateRequest, clip: Clip) -> tuple[Rollout, ...]:
+        """Sample `request.n` answers about a clip; the prompt is prefilled once.
+
+        Raises:
+            DataError: prompt and longest answer together exceed `max_model_len` (reason ``too_long``).
+        """
+        engine_input = await self._admit(request, clip)
+        self._active += 1
+        try:
+            output = await self._sample(engine_input, request)
+        finally:
+            self._active -= 1
+        rollouts = tuple(_rollout(request, clip.content_hash, answer) for answer in output.outputs)
+        self._counts["requests"] += 1
+        self._counts["answers"] += len(rollouts)
+        self._counts["tokens"] += sum(len(rollout.token_ids) for rollout in rollouts)
+        return rollouts
+
+    async def count_prompt_tokens(self, prompt: str, clip: Clip) -> int:
+        """Tokens of a prompt with its clip's vision tokens."""
+        return len((await self._render(prompt, clip))["prompt_token_ids"])
+
+    @ray.method(concurrency_group="control")
+    async def update_weights(self, source: str | Mapping[str, Any], version: int, vision_changed: bool) -> float:
+        """Let running requests end, take new weights, and forget what was computed from the old ones.
+
+        The cache of processed clips stays, because it depends on pixels alone; the encoder's goes only when the vision
+        tower has learned.
+
+        Args:
+            source: a safetensors file, or the back end's own update information.
+            version: stamped on every rollout from now on.
+            vision_changed: whether the vision tower's weights differ.
+
+        Returns:
+            Seconds during which nothing was sampled.
+
+        Raises:
+            SquallError: the file is not on this node.
+        """
+        from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
+
+        info = {"path": source} if isinstance(source, str) else dict(source)
+        if "path" in info and not os.path.exists(info["path"]):
+            raise SquallError(f"weights {info['path']} are not on this engine's node; shared_memory serves one machine, "
+                              "set engine.weight_transfer to nccl for more")
+        async with self._updating:
+            started = time.monotonic()
+            await self._llm.pause_generation(mode="wait", clear_cache=False)
+            await self._llm.start_weight_update()
+            await self._llm.update_weights(WeightTransferUpdateRequest(update_info=info))
+            await self._llm.finish_weight_update(str(version))
+            await self._llm.reset_prefix_cache()
+            if vision_changed:
+                await self._llm.reset_encoder_cache()
+            await self._llm.resume_generation()
+            self._sync_s = time.monotonic() - started
+            self._counts["weight_updates"] += 1
+        return self._sync_s
+
+    @ray.method(concurrency_group="control")
+    async def weight_version(self) -> int:
+        """Version of the weights that the next answer will be sampled from."""
+        return int(await self._llm.get_weight_version())
+
+    @ray.method(concurrency_group="control")
+    async def stats(self) -> dict[str, float]:
+        """Counts since the start, requests being answered, and seconds of the last weight update."""
+        return {**self._counts, "active_requests": self._active, "weight_sync_s": self._sync_s}
+
+    async def _admit(self, request: GenerateRequest, clip: Clip) -> dict[str, Any]:
+        engine_input = await self._render(request.prompt, clip)
+        length, limit = len(engine_input["prompt_token_ids"]), self._config.max_model_len
+        if length + request.sampling.max_tokens > limit:
+            raise DataError(
+                f"sample {request.sample_id}: prompt of {length} tokens + max_tokens {request.sampling.max_tokens} exceed "
+                f"engine.max_model_len {limit}; raise it, or take fewer or smaller frames",
+                sample_id=request.sample_id, reason="too_long")
+        return engine_input
+
+    async def _render(self, prompt: str, clip: Clip) -> dict[str, Any]:
+        from vllm.renderers.inputs.preprocess import parse_model_prompt
+        from vllm.renderers.params import TokenizeParams
+
+        parsed = parse_model_prompt(self._llm.model_config, {"prompt": prompt, **_media(clip)})
+        # No limit here: vLLM's own refusal would not name the sample.
+        (engine_input,) = await self._llm.renderer.render_cmpl_async([parsed], TokenizeParams(max_total_tokens=None))
+        return engine_input
+
+    async def _sample(self, engine_input: dict[str, Any], request: GenerateRequest) -> Any:
+        from vllm.v1.engine.exceptions import EngineDeadError
+
+        parameters = _sampling_params(request, self._bias)
+        output = None
+        try:
+            request_id = f"{request.attempt_id}/{request.branch}"
+            async for output in self._llm.generate(engine_input, parameters, request_id):
+                pass
+        except EngineDeadError:
+            logger.exception("vLLM's engine process died while answering about sample %s", request.sample_id)
+            os._exit(1)  # the actor is an empty shell now; only its death makes Ray start another
+        return output
+
+
+def _environment(config: EngineConfig) -> dict[str, str]:
+    threads = str(max(1, int(config.cpus)))
+    return {
+        "VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib),
+        # vLLM's own choice pins every engine of a machine to the same cores.
+        "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+        "OMP_NUM_THREADS": threads,
+        "MKL_NUM_THREADS": threads,
+    }
+
+
+def _start_llm(model_path: str, config: EngineConfig) -> Any:
+    from vllm import AsyncEngineArgs
+    from vllm.config.weight_transfer import WeightTransferConfig
+    from vllm.v1.engine.async_llm import AsyncLLM
+
+    backend, _ = vllm_backend(config.weight_transfer)
+    arguments: dict[str, Any] = dict(
+        model=model_path, dtype=config.dtype, max_model_len=config.max_model_len, max_num_seqs=config.max_num_seqs,
+        max_num_batched_tokens=max(8192, config.max_model_len), tensor_parallel_size=config.tensor_parallel_size,
+        enforce_eager=config.enforce_eager, enable_prefix_caching=True, limit_mm_per_prompt={"video": 1, "image": 1},
+        logprobs_mode="processed_logprobs", weight_transfer_config=WeightTransferConfig(backend=backend),
+    )
+    if config.gpus:
+        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+    else:
+        # vLLM rewinds a seeded request's generator after a partial prefill, which a CPU generator cannot do: it dies.
+        arguments.update(enable_chunked_prefill=False, skip_mm_profiling=True)
+    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+
+
+def _media(clip: Clip) -> dict[str, Any]:
+    if clip.media_type is MediaType.IMAGE:
+        from PIL import Image
+
+        return {"multi_modal_data": {"image": [Image.fromarray(clip.frames[0])]},
+                "multi_modal_uuids": {"image": [clip.content_hash]}}
+    return {"multi_modal_data": {"video": [(clip.frames, clip.video_metadata())]},
+            "multi_modal_uuids": {"video": [clip.content_hash]}}
+
+
+def _sampling_params(request: GenerateRequest, bias: dict[int, float]) -> Any:
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    sampling = request.sampling
+    # Branches of a group share the sample's seed; answer i of one must not repeat the noise of answer i of another.
+    seed = None if sampling.seed is None else derive_seed(sampling.seed, request.branch.value)
+    return SamplingParams(n=request.n, temperature=sampling.temperature, top_p=sampling.top_p,
+                          max_tokens=sampling.max_tokens, seed=seed, logprobs=0, flat_logprobs=True,
+                          logit_bias=bias or None, output_kind=RequestOutputKind.FINAL_ONLY)
+
+
+def _rollout(request: GenerateRequest, clip_hash: str, answer: Any) -> Rollout:
+    logprobs = tuple(answer.logprobs.logprobs)
+    if len(logprobs) != len(answer.token_ids) or answer.finish_reason not in ("stop", "length"):
+        raise RuntimeError(f"sample {request.sample_id}: vLLM ended an answer with '{answer.finish_reason}', "
+                           f"{len(answer.token_ids)} tokens and {len(logprobs)} log-probabilities")
+    return Rollout(request.sample_id, request.attempt_id, request.branch, clip_hash, answer.index, request.sampling,
+                   tuple(answer.token_ids), answer.text, logprobs, int(answer.weight_versions[0].version),
+                   answer.finish_reason)

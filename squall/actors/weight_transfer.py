@@ -1,0 +1,52 @@
+"""New weights for running engines through vLLM's own weight-transfer interface: safetensors in shared memory.
+
+vLLM loads `register` in every process through the ``vllm.general_plugins`` entry point. vLLM itself is imported when that
+runs, never when this module is.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+from uuid import uuid4
+
+if TYPE_CHECKING:
+    import torch
+
+WeightTransfer = Literal["shared_memory", "nccl", "ipc"]
+BACKEND = "squall_shared_memory"
+SHARED_MEMORY = Path("/dev/shm")
+
+
+def publish_weights(weights: Mapping[str, torch.Tensor], version: int) -> Path:
+    """Write weights where engines of this machine can map them; the caller removes the file after the update."""
+    from safetensors.torch import save_file
+
+    folder = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(os.environ.get("TMPDIR", "/tmp"))
+    path = folder / f"squall-weights-{os.getuid()}-{uuid4().hex}-v{version}.safetensors"
+    save_file(dict(weights), str(path))
+    path.chmod(0o600)
+    return path
+
+
+def remove_weights(path: str | Path) -> None:
+    """Free the memory of published weights. Files that this module did not write are left alone."""
+    file = Path(path)
+    if file.name.startswith("squall-weights-"):
+        file.unlink(missing_ok=True)
+
+
+def register() -> None:
+    """Make the back end known to vLLM. Called by vLLM in each of its processes."""
+    from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
+
+    if BACKEND not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(BACKEND, "squall.actors.shared_memory_transfer",
+                                                    "SharedMemoryWeightTransferEngine")
+
+
+def vllm_backend(kind: WeightTransfer, endpoint: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
+    """vLLM's name of a back end, and what `init_weight_transfer_engine` needs to know for it."""
+    return {"shared_memory": BACKEND}.get(kind, kind), dict(endpoint or {})
