@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import ray
+from ray._private import ray_constants
 
 from squall.platform.errors import ResourceError, SquallError
 
@@ -19,7 +20,7 @@ WORKER_ENVIRONMENT = {
     "VLLM_LOGGING_LEVEL": "WARNING",
     "VLLM_NO_USAGE_STATS": "1",
 }
-"""Environment of every worker. Ray Train polls its workers once in 2 s by default, which a short step would wait for."""
+"""Environment of every worker. Ray Train polls its workers once in 2 s by default; a short step would wait for it."""
 
 _starts = 0
 
@@ -109,14 +110,18 @@ def _connect(address: str) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_runtime_env())
     except (ConnectionError, ValueError, RuntimeError) as error:
         reason = " ".join(str(error).split())[:200]
-        raise SquallError(f"no Ray cluster answers at {address} ({reason}); check ray_address and RAY_ADDRESS, and that "
-                          "RAY_AUTH_MODE and the token are the cluster's") from error
+        raise SquallError(f"no Ray cluster answers at {address} ({reason}); check ray_address and RAY_ADDRESS, and "
+                          "that RAY_AUTH_MODE and the token are the cluster's") from error
 
 
 def _start_local(num_cpus: float | None, dashboard: bool) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    # Ray turns a loopback address into the machine's outer one and listens on every interface. This is the switch that
+    # it has for laptops where a firewall would ask; without it anyone on the network could run code here.
+    os.environ["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    ray_constants.ENABLE_RAY_CLUSTER = False
     ray.init(address="local", num_cpus=num_cpus, include_dashboard=dashboard, dashboard_host="127.0.0.1",
-             _node_ip_address="127.0.0.1", log_to_driver=False, logging_level=logging.ERROR, runtime_env=_runtime_env())
+             log_to_driver=False, logging_level=logging.ERROR, runtime_env=_runtime_env())
 
 
 def _runtime_env() -> dict[str, dict[str, str]]:

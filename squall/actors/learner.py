@@ -189,6 +189,7 @@ class LearnerWorker:
         if self.model_config.lora is not None:
             model = add_lora(model, self.model_config.lora)
         model.train()
+        self.tokens_per_second = getattr(model.config.vision_config, "tokens_per_second", None)
         self.parameter_count = sum(parameter.numel() for parameter in model.parameters())
         self.backend = deepspeed_backend
         self.engine = deepspeed_backend.initialise(model, self.settings.optimiser, self.model_config.dtype)
@@ -235,7 +236,7 @@ class LearnerWorker:
         needed = sorted({sequence.clip_hash for sequence in own})
         clips = dict(zip(needed, ray.get([batch.clips[name] for name in needed]), strict=True))
         keys = {(sequence.prompt, sequence.clip_hash) for sequence in own}
-        encoded = {key: encode_prompt(self.processor, key[0], clips[key[1]]) for key in keys}
+        encoded = {key: encode_prompt(self.processor, key[0], clips[key[1]], self.tokens_per_second) for key in keys}
         size = self.settings.sequences_per_microbatch
         pad = self.processor.tokenizer.pad_token_id
         chunks = []

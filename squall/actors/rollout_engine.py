@@ -38,7 +38,7 @@ class EngineConfig(Config):
     gpus: float = Field(0.0, ge=0)
     """GPUs that Ray reserves for each engine; 0 runs on the CPU."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
-    """Type of weights and activations; auto takes the model's."""
+    """Type of weights and activations; auto takes the learner's."""
     max_model_len: int = Field(1024, ge=16)
     """Longest prompt with its answer, in tokens. A longer one is refused, never truncated."""
     max_num_seqs: int = Field(256, ge=1)
@@ -81,11 +81,12 @@ class GenerateRequest:
     sampling: SamplingSpec
 
 
-@ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups={"control": 4})
+@ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups={"health": 1})
 class RolloutEngine:
-    """Asyncio actor around vLLM's AsyncLLM. Control calls have their own group, so they answer while it generates.
+    """Asyncio actor around vLLM's AsyncLLM; control calls answer while it generates.
 
-    It is not retried by Ray: the pool asks again under a new attempt id, so that no answer counts twice.
+    Ray does not retry its calls: whoever asked does, under a new attempt id, so that no answer counts twice. Ray runs
+    every concurrency group in an event loop of its own, and AsyncLLM lives in one loop: only `ping` has a group.
     """
 
     def __init__(self, model_path: str, config: EngineConfig) -> None:
@@ -94,6 +95,7 @@ class RolloutEngine:
         os.environ.update(_environment(config))
         self._config = config
         self._bias = dict.fromkeys(banned_token_ids(load_processor(model_path)), BAN)
+        self._loop = asyncio.get_running_loop()
         self._llm = _start_llm(model_path, config)
         self._connected = False
         self._updating = asyncio.Lock()
@@ -101,7 +103,6 @@ class RolloutEngine:
         self._active = 0
         self._sync_s = 0.0
 
-    @ray.method(concurrency_group="control")
     async def ready(self) -> int:
         """Returns the process id once the engine can serve; its weights are version 0, those of the model directory."""
         if not self._connected and self._config.weight_transfer != "nccl":
@@ -109,10 +110,14 @@ class RolloutEngine:
         await self._llm.check_health()
         return os.getpid()
 
-    @ray.method(concurrency_group="control")
+    @ray.method(concurrency_group="health")
     async def ping(self) -> bool:
-        """Answers while generating. Raises when vLLM's own process is dead."""
-        await self._llm.check_health()
+        """Answers while generating, however many requests wait; raises when vLLM's own process is dead.
+
+        The question goes through the loop that generates, so a loop that is stuck does not answer.
+        """
+        health = asyncio.run_coroutine_threadsafe(self._llm.check_health(), self._loop)
+        await asyncio.wrap_future(health)
         return True
 
     async def connect(self, endpoint: Mapping[str, Any]) -> None:
@@ -146,7 +151,6 @@ class RolloutEngine:
         """Tokens of a prompt with its clip's vision tokens."""
         return len((await self._render(prompt, clip))["prompt_token_ids"])
 
-    @ray.method(concurrency_group="control")
     async def update_weights(self, source: str | Mapping[str, Any], version: int, vision_changed: bool) -> float:
         """Let running requests end, take new weights, and forget what was computed from the old ones.
 
@@ -168,8 +172,8 @@ class RolloutEngine:
 
         info = {"path": source} if isinstance(source, str) else dict(source)
         if "path" in info and not os.path.exists(info["path"]):
-            raise SquallError(f"weights {info['path']} are not on this engine's node; shared_memory serves one machine, "
-                              "set engine.weight_transfer to nccl for more")
+            raise SquallError(f"weights {info['path']} are not on this engine's node; shared_memory serves one "
+                              "machine, set engine.weight_transfer to nccl for more")
         async with self._updating:
             started = time.monotonic()
             await self._llm.pause_generation(mode="wait", clear_cache=False)
@@ -184,12 +188,10 @@ class RolloutEngine:
             self._counts["weight_updates"] += 1
         return self._sync_s
 
-    @ray.method(concurrency_group="control")
     async def weight_version(self) -> int:
         """Version of the weights that the next answer will be sampled from."""
         return int(await self._llm.get_weight_version())
 
-    @ray.method(concurrency_group="control")
     async def stats(self) -> dict[str, float]:
         """Counts since the start, requests being answered, and seconds of the last weight update."""
         return {**self._counts, "active_requests": self._active, "weight_sync_s": self._sync_s}
@@ -199,8 +201,8 @@ class RolloutEngine:
         length, limit = len(engine_input["prompt_token_ids"]), self._config.max_model_len
         if length + request.sampling.max_tokens > limit:
             raise DataError(
-                f"sample {request.sample_id}: prompt of {length} tokens + max_tokens {request.sampling.max_tokens} exceed "
-                f"engine.max_model_len {limit}; raise it, or take fewer or smaller frames",
+                f"sample {request.sample_id}: prompt of {length} tokens + max_tokens {request.sampling.max_tokens} "
+                f"exceed engine.max_model_len {limit}; raise it, or take fewer or smaller frames",
                 sample_id=request.sample_id, reason="too_long")
         return engine_input
 
@@ -217,15 +219,13 @@ class RolloutEngine:
         from vllm.v1.engine.exceptions import EngineDeadError
 
         parameters = _sampling_params(request, self._bias)
-        output = None
+        request_id = f"{request.attempt_id}/{request.branch}"
         try:
-            request_id = f"{request.attempt_id}/{request.branch}"
-            async for output in self._llm.generate(engine_input, parameters, request_id):
-                pass
+            outputs = [output async for output in self._llm.generate(engine_input, parameters, request_id)]
         except EngineDeadError:
             logger.exception("vLLM's engine process died while answering about sample %s", request.sample_id)
             os._exit(1)  # the actor is an empty shell now; only its death makes Ray start another
-        return output
+        return outputs[-1]
 
 
 def _environment(config: EngineConfig) -> dict[str, str]:

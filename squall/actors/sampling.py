@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -128,6 +128,8 @@ class GroupSampler:
     """Runs plans on the cluster: bounded, in order, retried when an actor dies, each counted once."""
 
     def __init__(self, config: SamplerConfig) -> None:
+        if config.engine.dtype == "auto":  # vLLM's own auto would take half precision, and drift from the learner
+            config = replace(config, engine=config.engine.model_copy(update={"dtype": config.model.dtype}))
         self._config = config
         self._template = prompt_template(config.prompt_template)
         self._processor = load_processor(config.model_path)

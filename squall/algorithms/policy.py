@@ -25,6 +25,8 @@ class EncodedPrompt:
     input_ids: torch.Tensor
     token_types: torch.Tensor
     vision: dict[str, torch.Tensor] = field(default_factory=dict)
+    positions_3S: torch.Tensor | None = None
+    """Rotary positions (time, height, width); None leaves them to the model."""
 
 
 @dataclass(frozen=True)
@@ -42,10 +44,14 @@ class AnswerBatch:
                            self.answers_BL.to(device), self.mask_BL.to(device), self.starts_B.to(device))
 
 
-def encode_prompt(processor: Any, prompt: str, clip: Clip) -> EncodedPrompt:
+def encode_prompt(processor: Any, prompt: str, clip: Clip, tokens_per_second: float | None) -> EncodedPrompt:
     """Run the model's processor on a rendered prompt and a clip, giving it the clip's own frame rate.
 
     Without the frame rate transformers assumes 24 fps, and the temporal rotary positions differ from the engine's.
+
+    Args:
+        tokens_per_second: the vision configuration's value for models that place frames by time (Qwen2.5-VL); None for
+            those that write timestamps into the prompt (Qwen3-VL).
     """
     if clip.media_type is MediaType.IMAGE:
         encoded = processor(text=[prompt], images=[_to_tensor(clip)[0]], return_tensors="pt")
@@ -57,7 +63,40 @@ def encode_prompt(processor: Any, prompt: str, clip: Clip) -> EncodedPrompt:
                             do_sample_frames=sample, return_tensors="pt")
         keys = ("pixel_values_videos", "video_grid_thw", "second_per_grid_ts")
     vision = {key: torch.as_tensor(encoded[key]) for key in keys if key in encoded}
-    return EncodedPrompt(encoded["input_ids"][0], encoded["mm_token_type_ids"][0], vision)
+    ids, types, positions = encoded["input_ids"][0], encoded["mm_token_type_ids"][0], None
+    if tokens_per_second is not None and "second_per_grid_ts" in vision:
+        spacing = float(vision["second_per_grid_ts"][0]) * tokens_per_second
+        grid = [int(value) for value in vision["video_grid_thw"][0]]
+        positions = rotary_positions(types, grid, processor.video_processor.merge_size, spacing)
+    return EncodedPrompt(ids, types, vision, positions)
+
+
+def rotary_positions(token_types_S: torch.Tensor, grid_thw: Sequence[int], merge: int, spacing: float) -> torch.Tensor:
+    """Positions (3, S) of a prompt with one video, as Qwen2.5-VL defines them and the engine computes them.
+
+    Text after the video goes on after the *largest* position of the video. transformers 5.19 goes on after the largest
+    spatial one instead, which differs as soon as a clip is long in time: at 2 fps from 4 temporal patches on.
+
+    Args:
+        grid_thw: patches of the video in time, height and width, before spatial merging.
+        merge: spatial merge size.
+        spacing: temporal positions between two grid steps, second_per_grid_ts x tokens_per_second.
+    """
+    start = int((token_types_S > 0).nonzero()[0])
+    frames, height, width = grid_thw[0], grid_thw[1] // merge, grid_thw[2] // merge
+    steps = torch.stack(torch.meshgrid(torch.arange(frames), torch.arange(height), torch.arange(width), indexing="ij"))
+    steps[0] = (steps[0] * spacing).long()
+    video = steps.reshape(3, -1) + start
+    before = torch.arange(start).expand(3, -1)
+    rest = len(token_types_S) - start - video.shape[1]
+    after = torch.arange(rest).expand(3, -1) + int(video.max()) + 1
+    return torch.cat([before, video, after], dim=1)
+
+
+def _with_answer(positions_3S: torch.Tensor, length: int) -> torch.Tensor:
+    """Continue a prompt's positions over its answer, up to `length` tokens in all."""
+    tail = torch.arange(1, length - positions_3S.shape[1] + 1) + int(positions_3S.max())
+    return torch.cat([positions_3S, tail.expand(3, -1)], dim=1)
 
 
 def _to_tensor(clip: Clip) -> torch.Tensor:
@@ -83,6 +122,8 @@ def collate(prompts: Sequence[EncodedPrompt], answers: Sequence[Sequence[int]], 
     inputs = {"input_ids": ids_BS, "attention_mask": attention_BS, "mm_token_type_ids": types_BS}
     for key in sorted({key for prompt in prompts for key in prompt.vision}):
         inputs[key] = torch.cat([prompt.vision[key] for prompt in prompts if key in prompt.vision])
+    if all(prompt.positions_3S is not None for prompt in prompts):
+        inputs["position_ids"] = torch.stack([_with_answer(prompt.positions_3S, width) for prompt in prompts], dim=1)
     starts_B = torch.tensor([len(prompt.input_ids) for prompt in prompts])
     return AnswerBatch(inputs, answers_BL, mask_BL, starts_B)
 

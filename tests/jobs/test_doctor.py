@@ -84,7 +84,7 @@ def test_the_command_reports_every_subject() -> None:
     result = subprocess.run(command, cwd=root, env=environment, capture_output=True, text=True)
     findings = [(line[:7].strip(), line[8:24].strip()) for line in result.stdout.splitlines()]
     levels, subjects = zip(*(finding for finding in findings if finding[0] in set(Level)), strict=True)
-    assert {"CPUs", "memory", "disk", "/dev/shm", "Python", "versions", "torch", "torchvision hook", "engine", "learner",
-            "cluster", "Ray"} <= set(subjects)
+    assert {"CPUs", "memory", "disk", "/dev/shm", "Python", "versions", "torch", "torchvision hook", "engine",
+            "learner", "cluster", "Ray"} <= set(subjects)
     assert result.returncode == (1 if "blocks" in levels else 0)
     assert "What that means:" in result.stdout

@@ -86,6 +86,8 @@ def test_the_installed_hook_is_active_from_the_start_and_imports_nothing(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(torchvision_hook, "needed", lambda: True)
     torchvision_hook.install(tmp_path)
-    code = (f"import site\nbefore = set(sys.modules)\nsite.addsitedir({str(tmp_path)!r})\n"
-            "print(type(sys.meta_path[0]).__name__, sorted(set(sys.modules) - before - {'__future__'}))")
-    assert run_python(code, tmp_path) == "SchemaFinder ['_squall_torchvision_hook']"
+    # -S keeps the environment's own .pth files out
+    code = (f"import site, sys\nbefore = set(sys.modules)\nsite.addsitedir({str(tmp_path)!r})\n"
+            "print(type(sys.meta_path[0]).__name__, *sorted(set(sys.modules) - before))")
+    result = subprocess.run([sys.executable, "-S", "-c", code], capture_output=True, text=True)
+    assert result.stdout.split() == ["SchemaFinder", "__future__", "_squall_torchvision_hook"], result.stderr

@@ -29,7 +29,7 @@ COLOURS: dict[str, tuple[int, int, int]] = {
 }
 SHAPES = ("circle", "square", "triangle")
 DIRECTIONS = {"left": (-1.0, 0.0), "right": (1.0, 0.0), "up": (0.0, -1.0), "down": (0.0, 1.0)}
-CAMERA_MOTIONS = ("pan left", "pan right", "tilt up", "tilt down", "zoom in", "zoom out", "still")
+CAMERA_MOTIONS = ("pan", "tilt", "zoom", "roll", "still")
 SUPERSAMPLING = 2
 
 
@@ -72,27 +72,34 @@ def background(split: str, camera: str, frame_count: int, size: int, rng: np.ran
     height, width = frames.shape[1:3]
     side = float(rng.uniform(56, 80))
     sides, centres = _camera_path(camera, frame_count, side, (width, height), rng)
-    flip = bool(rng.random() < 0.5) and camera not in ("pan left", "pan right")
+    angles = _roll_angles(camera, frame_count, rng)
     clip = np.empty((frame_count, size, size, 3), np.uint8)
     for t, index in enumerate(indices):
-        scale = size / sides[t]
-        matrix = np.array([[scale, 0, size / 2 - scale * centres[t, 0]], [0, scale, size / 2 - scale * centres[t, 1]]])
+        matrix = cv2.getRotationMatrix2D(tuple(map(float, centres[t])), float(angles[t]), size / float(sides[t]))
+        matrix[:, 2] += size / 2 - centres[t]
         clip[t] = cv2.warpAffine(frames[index], matrix, (size, size), flags=cv2.INTER_LINEAR, borderMode=cv2.BORDER_REFLECT)
-    return clip[:, :, ::-1].copy() if flip else clip
+    return clip[:, :, ::-1].copy() if rng.random() < 0.5 else clip
 
 
 def _camera_path(camera: str, count: int, side: float, area: tuple[int, int],
                  rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
-    time = np.linspace(-0.5, 0.5, count)
-    zoom = {"zoom in": -1.0, "zoom out": 1.0}.get(camera, 0.0) * float(rng.uniform(0.6, 0.9))
+    """Side (T,) and centre (T, 2) of the crop in footage pixels; every motion runs one way or the other."""
+    time = np.linspace(-0.5, 0.5, count) * rng.choice((-1.0, 1.0))
+    zoom = float(rng.uniform(0.6, 0.9)) if camera == "zoom" else 0.0
     sides = side * np.exp(zoom * time)
     travel = float(rng.uniform(0.5, 0.8)) * side
-    shift = {"pan left": (-1, 0), "pan right": (1, 0), "tilt up": (0, -1), "tilt down": (0, 1)}.get(camera, (0, 0))
-    offsets = np.outer(time, np.array(shift) * travel)
+    axis = {"pan": (1, 0), "tilt": (0, 1)}.get(camera, (0, 0))
+    offsets = np.outer(time, np.array(axis) * travel)
     margin = sides.max() / 2 + np.abs(offsets).max(axis=0)
     low = np.minimum(margin, np.array(area) / 2)
     middle = rng.uniform(low, np.maximum(low, np.array(area) - low))
     return sides, middle + offsets
+
+
+def _roll_angles(camera: str, count: int, rng: np.random.Generator) -> np.ndarray:
+    """Rotation of each frame in degrees."""
+    turn = float(rng.uniform(35, 60)) * rng.choice((-1.0, 1.0)) if camera == "roll" else 0.0
+    return np.linspace(-0.5, 0.5, count) * turn
 
 
 def draw_sprites(clip: np.ndarray, sprites: list[Sprite]) -> np.ndarray:

@@ -1,0 +1,52 @@
+"""One Ray cluster and one vLLM engine serve every test of a run that asks for them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from squall.platform.models import EMBEDDED_POLICY
+from squall.platform.records import Clip, MediaType, make_clip
+
+
+@pytest.fixture(scope="session")
+def policy_dir() -> Path:
+    """The policy that ships with Squall."""
+    return EMBEDDED_POLICY
+
+
+@pytest.fixture(scope="session")
+def ray_cluster() -> Iterator[object]:
+    """A local cluster with 8 logical CPUs, so that tests need not wait for each other's actors."""
+    from squall.actors.cluster import start_ray, stop_ray
+
+    yield start_ray(num_cpus=8)
+    stop_ray()
+
+
+@pytest.fixture(scope="session")
+def engine(ray_cluster: object, policy_dir: Path) -> Iterator[object]:
+    """A rollout engine with the shipped policy. A test that changes its weights puts them back."""
+    import ray
+
+    from squall.actors.rollout_engine import EngineConfig, RolloutEngine
+
+    actor = RolloutEngine.options(num_cpus=1, name="engine-0", namespace="squall-tests").remote(
+        str(policy_dir), EngineConfig(max_model_len=512, dtype="float32"))
+    ray.get(actor.ready.remote(), timeout=180)
+    yield actor
+    ray.kill(actor)
+
+
+@pytest.fixture
+def random_clip() -> object:
+    """Factory of noise clips: ``random_clip(seed, frames=8, side=56, fps=2.0)``."""
+
+    def make(seed: int, frames: int = 8, side: int = 56, fps: float = 2.0) -> Clip:
+        pixels = np.random.default_rng(seed).integers(0, 256, (frames, side, side, 3), dtype=np.uint8)
+        return make_clip(pixels, fps, media_type=MediaType.IMAGE if frames == 1 else MediaType.VIDEO)
+
+    return make
