@@ -1,0 +1,76 @@
+"""The learner: the same rollouts give the same loss on one worker and on two, and gradients that move the policy."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import ray
+from safetensors.torch import load_file
+
+from squall.actors.deepspeed_backend import OptimiserConfig
+from squall.actors.learner import Learner, LearnerConfig, learning_rate_at
+from squall.actors.rollout_buffer import TrainBatch, TrainSequence
+from squall.actors.weight_transfer import remove_weights
+from squall.algorithms.tgrpo import TGRPOConfig
+from squall.platform.errors import SquallError
+from squall.platform.models import ModelConfig, load_processor, render_prompt
+from squall.platform.records import make_clip
+
+
+@pytest.fixture(scope="module")
+def batch(ray_cluster: object, policy_dir: Path) -> TrainBatch:
+    processor = load_processor(str(policy_dir))
+    sequences, clips = [], {}
+    for seed in range(4):
+        clip = make_clip(np.random.default_rng(seed).integers(0, 256, (8, 56, 56, 3), dtype=np.uint8), 2.0)
+        content = [{"type": "video"}, {"type": "text", "text": "What colour is the moving shape?"}]
+        prompt = render_prompt(processor, [{"role": "user", "content": content}])
+        clips[clip.content_hash] = ray.put(clip)
+        for letter, advantage in zip("ABCD", (1.5, -0.5, -0.5, -0.5), strict=True):
+            text = f"<think>red</think><answer>{letter}</answer><|im_end|>"
+            ids = tuple(processor.tokenizer(text)["input_ids"])
+            sequences.append(TrainSequence(prompt, clip.content_hash, ids, advantage, tuple([-0.5] * len(ids))))
+    return TrainBatch(0, tuple(sequences), clips, publish_weights=True)
+
+
+def train(batch: TrainBatch, path: Path, workers: int, zero_stage: int, updates: int = 1) -> list[dict]:
+    config = LearnerConfig(workers=workers, cpus=0.5, sequences_per_microbatch=4, updates_per_step=updates,
+                           optimiser=OptimiserConfig(learning_rate=1e-3, zero_stage=zero_stage))
+    learner = Learner(config, ModelConfig(), "tgrpo", path, total_steps=2, tgrpo=TGRPOConfig())
+    learner.start()
+    try:
+        return [learner.step(batch) for _ in range(2)]
+    finally:
+        learner.stop()
+
+
+@pytest.mark.cluster
+def test_one_and_two_workers_give_the_same_losses_and_weights(batch: TrainBatch, tmp_path: Path) -> None:
+    one = train(batch, tmp_path / "one", workers=1, zero_stage=0)
+    two = train(batch, tmp_path / "two", workers=2, zero_stage=2)
+    for first, second in zip(one, two, strict=True):
+        assert first["tokens"] == second["tokens"] == batch.token_count
+        for name in ("loss", "kl", "importance", "mismatch", "entropy"):
+            assert second[name] == pytest.approx(first[name], rel=1e-4, abs=1e-6), name
+    assert one[0]["loss"] != pytest.approx(one[1]["loss"], rel=1e-2)
+    weights = [load_file(run[1]["weights_path"]) for run in (one, two)]
+    assert weights[0].keys() == weights[1].keys()
+    assert max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0]) < 1e-3
+    for run in (one, two):
+        for result in run:
+            remove_weights(result["weights_path"])
+
+
+@pytest.mark.cluster
+def test_a_batch_that_does_not_divide_is_refused(batch: TrainBatch, tmp_path: Path) -> None:
+    learner = Learner(LearnerConfig(workers=3), ModelConfig(), "tgrpo", tmp_path, total_steps=1, tgrpo=TGRPOConfig())
+    with pytest.raises(SquallError, match="16 sequences do not divide over 3 workers x 1 updates"):
+        learner.step(batch)
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    config = OptimiserConfig(learning_rate=1.0, warmup_steps=4, schedule="linear", final_fraction=0.1)
+    rates = [learning_rate_at(config, update, 14) for update in (0, 3, 4, 9, 14)]
+    assert rates == pytest.approx([0.25, 1.0, 1.0, 0.55, 0.1])

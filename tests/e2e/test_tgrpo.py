@@ -1,0 +1,72 @@
+"""The whole job: video files in, a trained policy and a report out."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from squall.jobs import tgrpo
+from squall.platform.config import load_config
+from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
+from squall.platform.models import load_policy
+from squall.platform.store import RolloutStore
+from squall.platform.tracking import read_metrics
+
+
+@pytest.fixture(scope="module")
+def manifests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    folder = tmp_path_factory.mktemp("embedded")
+    made = build_dataset(EmbeddedDataConfig(directory=folder, train_clips=60, validation_clips=4, test_clips=24))
+    broken = folder / "train" / "000003.mp4"
+    broken.write_bytes(broken.read_bytes()[:200])
+    return made
+
+
+@pytest.mark.cluster
+def test_a_run_trains_and_leaves_everything_behind(manifests: dict[str, Path], ray_cluster, tmp_path: Path) -> None:
+    config = load_config(tgrpo.TGRPOJobConfig, "@demo", [
+        f"data.train={manifests['train']}", f"evaluation.manifest={manifests['test']}", f"output={tmp_path}", "name=run",
+        "steps=2", "groups_per_step=4", "max_sampled_groups=60", "evaluation.questions=24", "learner.workers=2",
+        "learner.optimiser.zero_stage=2"])
+    assert tgrpo.run(config) == 0
+
+    run = tmp_path / "run"
+    results = json.loads((run / "results.json").read_text())
+    assert results["n"] == 24 and set(results["clean"]) >= {"before", "after", "diff", "ci95"}
+    low, high = results["corrupted"]["ci95"]
+    assert low <= results["corrupted"]["diff"] <= high
+    metrics = {row["step"]: row for row in read_metrics(run / "metrics.jsonl")}
+    assert metrics[1]["groups/trained"] == 4 and metrics[1]["mismatch/abs_logprob"] < 1e-4
+    assert metrics[1]["contrast/effective"] >= 0
+    groups = RolloutStore(run / "rollouts").read(1)
+    assert {rollout.weight_version for group in groups for rollout in group.scored.sampled.rollouts} == {1}
+    assert all(len(group.scored.sampled.rollouts) == 14 for group in groups)
+    assert load_policy(str(run / "checkpoints" / "step-000002")).num_parameters() > 800_000
+    assert "<html" in (run / "report.html").read_text()[:200].lower()
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    (["group_per_step=4"], "unknown key 'group_per_step'. Did you mean 'groups_per_step'"),
+    (["learner.workers=5"], "do not divide over learner.workers 5"),
+    (["data.train=missing.jsonl"], "data.train = missing.jsonl: no such manifest"),
+    (["corruption.kinds=[rian]"], "unknown corruption 'rian'. Did you mean 'rain'"),
+    (["model.path=./nowhere"], "no such directory"),
+])
+def test_bad_input_is_one_line_before_any_actor_starts(overrides: list[str], message: str, tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "squall", "train", "tgrpo", "@demo", *overrides], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2
+    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+    assert not (tmp_path / "runs").exists()
+
+
+def test_a_model_directory_without_a_processor_is_refused(tmp_path: Path, manifests: dict[str, Path]) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
+    done = subprocess.run([sys.executable, "-m", "squall", "train", "tgrpo", "@demo", f"data.train={manifests['train']}",
+                           "model.path=./model"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and "a model directory without a processor" in done.stderr
