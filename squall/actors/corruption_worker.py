@@ -16,9 +16,11 @@ from squall.platform.video import ClipCache, FrameSampling
 CACHE_BYTES = 8 << 30
 
 
-@ray.remote(max_restarts=-1, max_task_retries=-1)
+@ray.remote(max_restarts=-1, max_task_retries=1)
 class CorruptionWorker:
-    """Stateless but for its cache, so Ray may restart it and run a call again: the same call gives the same pixels."""
+    """Stateless but for its cache, so Ray may restart it and run a call again: the same call gives the same pixels.
+
+    One retry: a file that kills the decoder is given up and counted, not tried for ever."""
 
     def __init__(self, cpus: float, sampling: FrameSampling, cache: Path | None) -> None:
         self._threads = set_threads(cpus)

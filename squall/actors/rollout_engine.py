@@ -10,14 +10,13 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import ray
 from pydantic import Field, model_validator
 
-from squall.actors.weight_transfer import WeightTransfer, vllm_backend
+from squall.actors.weight_transfer import BACKEND
 from squall.platform.config import Config
 from squall.platform.errors import DataError, SquallError
 from squall.platform.records import Branch, Clip, MediaType, Rollout, SamplingSpec
@@ -55,16 +54,12 @@ class EngineConfig(Config):
     """How long an engine may take to load."""
     request_timeout_s: float = Field(600.0, gt=0)
     """How long one request may take before the engine counts as suspect."""
-    weight_transfer: WeightTransfer = "shared_memory"
-    """How new weights arrive: a file in shared memory (one machine), NCCL, or CUDA IPC."""
 
     @model_validator(mode="after")
     def _consistent(self) -> EngineConfig:
         if self.tensor_parallel_size > 1 and self.gpus < self.tensor_parallel_size:
             raise ValueError(f"tensor_parallel_size {self.tensor_parallel_size} needs gpus >= "
                              f"{self.tensor_parallel_size}, got {self.gpus:g}")
-        if self.weight_transfer != "shared_memory" and not self.gpus:
-            raise ValueError(f"weight_transfer '{self.weight_transfer}' needs GPUs; use shared_memory or set gpus")
         return self
 
 
@@ -105,8 +100,8 @@ class RolloutEngine:
 
     async def ready(self) -> int:
         """Returns the process id once the engine can serve; its weights are version 0, those of the model directory."""
-        if not self._connected and self._config.weight_transfer != "nccl":
-            await self.connect({})
+        if not self._connected:
+            await self._connect()
         await self._llm.check_health()
         return os.getpid()
 
@@ -120,12 +115,10 @@ class RolloutEngine:
         await asyncio.wrap_future(health)
         return True
 
-    async def connect(self, endpoint: Mapping[str, Any]) -> None:
-        """Open the weight transfer; NCCL needs an endpoint and a sender that opens its side at the same time."""
+    async def _connect(self) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
-        _, info = vllm_backend(self._config.weight_transfer, endpoint)
-        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=info))
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
         await self._llm.update_weight_version("0")
         self._connected = True
 
@@ -151,14 +144,14 @@ class RolloutEngine:
         """Tokens of a prompt with its clip's vision tokens."""
         return len((await self._render(prompt, clip))["prompt_token_ids"])
 
-    async def update_weights(self, source: str | Mapping[str, Any], version: int, vision_changed: bool) -> float:
+    async def update_weights(self, path: str, version: int, vision_changed: bool) -> float:
         """Let running requests end, take new weights, and forget what was computed from the old ones.
 
         The cache of processed clips stays, because it depends on pixels alone; the encoder's goes only when the vision
         tower has learned.
 
         Args:
-            source: a safetensors file, or the back end's own update information.
+            path: a safetensors file on this node.
             version: stamped on every rollout from now on.
             vision_changed: whether the vision tower's weights differ.
 
@@ -170,15 +163,14 @@ class RolloutEngine:
         """
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        info = {"path": source} if isinstance(source, str) else dict(source)
-        if "path" in info and not os.path.exists(info["path"]):
-            raise SquallError(f"weights {info['path']} are not on this engine's node; shared_memory serves one "
-                              "machine, set engine.weight_transfer to nccl for more")
+        if not os.path.exists(path):
+            raise SquallError(f"weights {path} are not on this engine's node; weights travel through shared memory, so "
+                              "engines and learner must be on one machine")
         async with self._updating:
             started = time.monotonic()
             await self._llm.pause_generation(mode="wait", clear_cache=False)
             await self._llm.start_weight_update()
-            await self._llm.update_weights(WeightTransferUpdateRequest(update_info=info))
+            await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"path": path}))
             await self._llm.finish_weight_update(str(version))
             await self._llm.reset_prefix_cache()
             if vision_changed:
@@ -244,12 +236,11 @@ def _start_llm(model_path: str, config: EngineConfig) -> Any:
     from vllm.config.weight_transfer import WeightTransferConfig
     from vllm.v1.engine.async_llm import AsyncLLM
 
-    backend, _ = vllm_backend(config.weight_transfer)
     arguments: dict[str, Any] = dict(
         model=model_path, dtype=config.dtype, max_model_len=config.max_model_len, max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=max(8192, config.max_model_len), tensor_parallel_size=config.tensor_parallel_size,
         enforce_eager=config.enforce_eager, enable_prefix_caching=True, limit_mm_per_prompt={"video": 1, "image": 1},
-        logprobs_mode="processed_logprobs", weight_transfer_config=WeightTransferConfig(backend=backend),
+        logprobs_mode="processed_logprobs", weight_transfer_config=WeightTransferConfig(backend=BACKEND),
     )
     if config.gpus:
         arguments["gpu_memory_utilization"] = config.gpu_memory_utilization

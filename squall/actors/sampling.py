@@ -231,20 +231,28 @@ class GroupSampler:
     def _heal(self, number: int) -> None:
         """Bring an engine that died back: Ray restarts it, and it is stale until it holds the current weights."""
         engine = self._engines[number]
-        try:
-            ray.get(engine.ping.remote(), timeout=10)
+        if self._answers(engine):
             return
-        except (RayError, TimeoutError):
-            state = WorkerState.HEALTHY
-        for event in (WorkerEvent.DIED, WorkerEvent.RESTART):
-            state = next_state(state, event)
-        self._states[number] = state
-        self._await_ready([engine], f"engine-{number} after its restart")
-        self._states[number] = next_state(state, WorkerEvent.STARTED)
+        state = next_state(next_state(WorkerState.HEALTHY, WorkerEvent.DIED), WorkerEvent.RESTART)
+        deadline = time.monotonic() + self._config.engine.startup_timeout_s
+        while not self._answers(engine):
+            if time.monotonic() > deadline:
+                raise SquallError(f"engine-{number} did not come back within {self._config.engine.startup_timeout_s:.0f} s; "
+                                  "see the Ray logs, or raise engine.startup_timeout_s")
+            time.sleep(1.0)
+        self._await_ready([engine], f"engine-{number}")
+        state = next_state(state, WorkerEvent.STARTED)
         if self._weights is not None:
             path, version = self._weights
             ray.get(engine.update_weights.remote(path, version, True), timeout=self._config.engine.startup_timeout_s)
-        self._states[number] = next_state(self._states[number], WorkerEvent.SYNCED)
+        self._states[number] = next_state(state, WorkerEvent.SYNCED)
+
+    @staticmethod
+    def _answers(engine: Any) -> bool:
+        try:
+            return ray.get(engine.ping.remote(), timeout=10)
+        except (RayError, TimeoutError):
+            return False
 
     def _check_deadlines(self, flights: Mapping[Any, _Flight]) -> None:
         for flight in flights.values():

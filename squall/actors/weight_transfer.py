@@ -9,13 +9,12 @@ from __future__ import annotations
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING
 from uuid import uuid4
 
 if TYPE_CHECKING:
     import torch
 
-WeightTransfer = Literal["shared_memory", "nccl", "ipc"]
 BACKEND = "squall_shared_memory"
 SHARED_MEMORY = Path("/dev/shm")
 
@@ -45,8 +44,3 @@ def register() -> None:
     if BACKEND not in WeightTransferEngineFactory._registry:
         WeightTransferEngineFactory.register_engine(BACKEND, "squall.actors.shared_memory_transfer",
                                                     "SharedMemoryWeightTransferEngine")
-
-
-def vllm_backend(kind: WeightTransfer, endpoint: Mapping[str, Any] | None = None) -> tuple[str, dict[str, Any]]:
-    """vLLM's name of a back end, and what `init_weight_transfer_engine` needs to know for it."""
-    return {"shared_memory": BACKEND}.get(kind, kind), dict(endpoint or {})

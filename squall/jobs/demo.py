@@ -33,8 +33,8 @@ def run(config: DemoConfig) -> int:
     if config.from_scratch:
         overrides.append(f"model.path={warm_up(config, console)}")
     else:
-        console.print("starting from the policy that ships with Squall, warmed up by `squall train sft @sft`; "
-                      "`squall demo --from-scratch` trains it first", soft_wrap=True)
+        console.print("starting from the policy that ships with Squall, warmed up on clean clips; "
+                      "`squall demo --from-scratch` trains one first", soft_wrap=True)
     return tgrpo.run(load_config(tgrpo.TGRPOJobConfig, config.config, overrides))
 
 

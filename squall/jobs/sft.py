@@ -72,8 +72,9 @@ def train(config: SFTJobConfig) -> Path:
         sampler = session.start_sampler(RewardConfig(), engines=bool(questions))
         learner = session.start_learner(config.learner, "sft")
         before = session.evaluate(questions, step=0)
-        for step in range(config.steps):
-            weights = train_step(config, session, stream, sampler, learner, step)
+        with session.progress.phase("train"):
+            for step in range(config.steps):
+                weights = train_step(config, session, stream, sampler, learner, step)
         if questions:
             sampler.update_weights(weights, config.steps)
         after = session.evaluate(questions, step=config.steps)

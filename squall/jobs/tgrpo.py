@@ -39,10 +39,8 @@ class TGRPOJobConfig(SessionConfig):
     """Groups with reward variance that each step trains on."""
     max_sampled_groups: int = Field(256, ge=1)
     """Most groups sampled in one step to find them; a step that finds fewer trains on what it has."""
-    temperature: float = Field(1.0, gt=0)
-    """Sampling temperature of training rollouts."""
-    top_p: float = Field(1.0, gt=0, le=1)
-    """Nucleus of training rollouts; below 1 the recorded log-probabilities are those before the cut."""
+    temperature: float = Field(1.0, gt=0, le=2)
+    """Sampling temperature of training rollouts, from the whole distribution: a nucleus would bias the ratio."""
     max_tokens: int = Field(256, ge=1)
     """Longest training answer in tokens."""
     corruption: CorruptionConfig = CorruptionConfig()
@@ -85,8 +83,9 @@ def run(config: TGRPOJobConfig) -> int:
         learner = session.start_learner(config.learner, "tgrpo", tgrpo=config.tgrpo, temperature=config.temperature)
         stream = GroupStream(config, session.manifest)
         before = session.evaluate(questions, step=0)
-        for step in range(config.steps):
-            train_step(config, session, stream, sampler, learner, step)
+        with session.progress.phase("train"):
+            for step in range(config.steps):
+                train_step(config, session, stream, sampler, learner, step)
         after = session.evaluate(questions, step=config.steps)
         session.finish(before, after, questions, title=f"T-GRPO: {session.run.name}", notes=notes(config))
     return 0
@@ -167,7 +166,7 @@ class GroupStream:
 def plan_group(config: TGRPOJobConfig, sample: VideoSample, epoch: int) -> GroupPlan:
     """Which branches of a question are sampled, how often, and through which corruption."""
     branches = {branch: count for branch, count in config.tgrpo.branch_sizes().items() if count}
-    sampling = SamplingSpec(config.temperature, config.top_p, config.max_tokens,
+    sampling = SamplingSpec(config.temperature, 1.0, config.max_tokens,
                             derive_seed(config.seed, sample.id, epoch, "sampling"))
     spec = None
     if config.tgrpo.optimise == "perturbed":

@@ -146,7 +146,7 @@ class Rollout:
     token_ids: tuple[int, ...]
     text: str
     logprobs: tuple[float, ...]
-    """Natural log-probability of each token under the engine's sampling distribution before top-p, bans applied."""
+    """Natural log-probability of each token under the distribution it was drawn from: after bans, temperature and top-p."""
     weight_version: int
     finish_reason: str
 

@@ -12,7 +12,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from squall.platform.embedded.scenes import (
-    CAMERA_MOTIONS, COLOURS, DIRECTIONS, SHAPES, Sprite, background, draw_sprites,
+    CAMERA_MOTIONS,
+    COLOURS,
+    DIRECTIONS,
+    SHAPES,
+    Sprite,
+    background,
+    draw_sprites,
 )
 
 LETTERS = "ABCD"

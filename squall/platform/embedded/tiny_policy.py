@@ -86,5 +86,5 @@ def _processor(corpus: list[str]):  # type: ignore[no-untyped-def]
     fast = Qwen2TokenizerFast(tokenizer_object=tokenizer, eos_token="<|im_end|>", pad_token="<|endoftext|>",
                               additional_special_tokens=list(SPECIAL))
     pixels = dict(min_pixels=28 * 28, max_pixels=64 * 28 * 28)
-    return Qwen2_5_VLProcessor(Qwen2VLImageProcessor(**pixels), fast, Qwen2VLVideoProcessor(**pixels, cap_pixels_per_frame=False),
-                               chat_template=CHAT_TEMPLATE)
+    video = Qwen2VLVideoProcessor(**pixels, cap_pixels_per_frame=False)
+    return Qwen2_5_VLProcessor(Qwen2VLImageProcessor(**pixels), fast, video, chat_template=CHAT_TEMPLATE)

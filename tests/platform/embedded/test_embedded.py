@@ -5,11 +5,11 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from squall.platform.config import load_config
 from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
 from squall.platform.embedded.questions import QUESTION_TYPES, make_question
 from squall.platform.embedded.scenes import COLOURS, FOOTAGE, SPLITS, load_footage
 from squall.platform.errors import ConfigError
-from squall.platform.config import load_config
 from squall.platform.manifest import load_manifest
 from squall.platform.video import FrameSampling, load_clip
 
