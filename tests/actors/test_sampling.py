@@ -1,0 +1,67 @@
+"""The sampler: groups in order, losses counted by reason, a killed engine replaced and every answer counted once."""
+
+from __future__ import annotations
+
+import os
+import signal
+from pathlib import Path
+
+import pytest
+import ray
+
+from squall.actors.rollout_engine import EngineConfig
+from squall.actors.sampling import GroupPlan, GroupSampler, SamplerConfig, WorkersConfig
+from squall.algorithms.corruption import make_spec
+from squall.algorithms.rewards import RewardConfig
+from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
+from squall.platform.manifest import load_manifest
+from squall.platform.models import ModelConfig
+from squall.platform.records import Branch, SamplingSpec
+from squall.platform.video import FrameSampling
+
+pytestmark = pytest.mark.cluster
+BRANCHES = {Branch.CLEAN: 1, Branch.CORRUPTED: 2, Branch.SHUFFLED: 1}
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory: pytest.TempPathFactory) -> list[GroupPlan]:
+    folder = tmp_path_factory.mktemp("clips")
+    manifests = build_dataset(EmbeddedDataConfig(directory=folder, train_clips=12, validation_clips=4, test_clips=4))
+    (folder / "train" / "000004.mp4").write_text("not a video")
+    return [GroupPlan(f"g{i}", sample, make_spec("rain", 0.5, i), BRANCHES, SamplingSpec(max_tokens=12, seed=i))
+            for i, sample in enumerate(load_manifest(manifests["train"]).samples)]
+
+
+@pytest.fixture(scope="module")
+def sampler(ray_cluster: object, policy_dir: Path):
+    made = GroupSampler(SamplerConfig(
+        run_id="sampling-test", model_path=str(policy_dir), model=ModelConfig(), engine=EngineConfig(max_model_len=256),
+        workers=WorkersConfig(max_groups_in_flight=4), frames=FrameSampling(max_frames=8, max_pixels=56 * 56), cache=None,
+        prompt_template="compact", rewards=RewardConfig()))
+    made.start()
+    yield made
+    made.stop()
+
+
+def test_outcomes_stand_in_order_and_a_broken_file_is_counted(sampler: GroupSampler, plans: list[GroupPlan]) -> None:
+    outcomes = sampler.run(plans)
+    assert [outcome.plan.group_id for outcome in outcomes] == [plan.group_id for plan in plans]
+    assert [i for i, outcome in enumerate(outcomes) if outcome.scored is None] == [4]
+    assert outcomes[4].failure.reason == "decode_error" and plans[4].sample.id in outcomes[4].failure.message
+    group = outcomes[0].scored.sampled
+    assert [rollout.branch for rollout in group.rollouts] == [Branch.CLEAN, *[Branch.CORRUPTED] * 2, Branch.SHUFFLED]
+    assert len(set(group.clip_hashes.values())) == 3
+    assert {clip.content_hash for clip in ray.get(list(outcomes[0].clips.values()))} == set(group.clip_hashes.values())
+
+
+def test_an_engine_killed_at_work_comes_back_and_nothing_is_lost_or_doubled(sampler: GroupSampler,
+                                                                            plans: list[GroupPlan]) -> None:
+    before = sampler.run(plans[:2])
+    engine = ray.get_actor("engine-0", namespace="squall-sampling-test")
+    os.kill(ray.get(engine.ready.remote()), signal.SIGKILL)
+    outcomes = sampler.run([plan for plan in plans if plan.group_id != "g4"])
+    assert all(outcome.scored is not None for outcome in outcomes)
+    assert len({outcome.plan.group_id for outcome in outcomes}) == len(plans) - 1
+    assert all(len(outcome.scored.sampled.rollouts) == 4 for outcome in outcomes)
+    texts = [[rollout.text for rollout in outcome.scored.sampled.rollouts] for outcome in (*before, *outcomes[:2])]
+    assert texts[:2] == texts[2:]

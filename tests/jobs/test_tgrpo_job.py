@@ -1,0 +1,81 @@
+"""The T-GRPO job's own logic: the order of questions, what is sampled for each, and the shuffled-reward control."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from squall.jobs.tgrpo import GroupStream, TGRPOJobConfig, permute_rewards, plan_group
+from squall.platform.config import load_config
+from squall.platform.manifest import Manifest
+from squall.platform.records import (
+    Branch,
+    MediaType,
+    ProblemType,
+    Rollout,
+    SampledGroup,
+    SamplingSpec,
+    ScoredGroup,
+    VideoSample,
+)
+
+
+def config(*overrides: str) -> TGRPOJobConfig:
+    return load_config(TGRPOJobConfig, "@demo", overrides)
+
+
+def sample(number: int) -> VideoSample:
+    return VideoSample(f"s{number}", f"{number}.mp4", MediaType.VIDEO, "?", ProblemType.MULTIPLE_CHOICE, "A")
+
+
+def manifest(count: int) -> Manifest:
+    return Manifest(Path("m.jsonl"), tuple(sample(i) for i in range(count)), ())
+
+
+def test_the_stream_is_seeded_and_every_epoch_asks_each_question_once() -> None:
+    first, again = (GroupStream(config(), manifest(7)).take(14) for _ in range(2))
+    assert [plan.group_id for plan in first] == [plan.group_id for plan in again]
+    assert {plan.sample.id for plan in first[:7]} == {plan.sample.id for plan in first[7:]} == {f"s{i}" for i in range(7)}
+    assert first[0].corruption == again[0].corruption
+    other = GroupStream(config("seed=1"), manifest(7)).take(7)
+    assert [plan.group_id for plan in other] != [plan.group_id for plan in first[:7]]
+
+
+def test_a_question_meets_another_corruption_in_the_next_epoch() -> None:
+    specs = [plan_group(config(), sample(0), epoch).corruption for epoch in range(4)]
+    assert len({(spec.kind, spec.seed) for spec in specs}) == 4
+    assert all(0.4 <= spec.severity <= 0.9 for spec in specs)
+
+
+def test_optimising_clean_answers_samples_no_corrupted_branch() -> None:
+    plan = plan_group(config("tgrpo.optimise=clean", "tgrpo.clean_samples=0"), sample(0), 0)
+    assert plan.corruption is None
+    assert plan.branches == {Branch.CLEAN: 8, Branch.SHUFFLED: 4}
+
+
+def scored(group: int) -> ScoredGroup:
+    rollouts = tuple(Rollout(f"s{group}", "a", branch, "h", i, SamplingSpec(), (1,), "", (-1.0,), 0, "stop")
+                     for branch in (Branch.CLEAN, Branch.CORRUPTED) for i in range(4))
+    sampled = SampledGroup(f"g{group}", sample(group), "", None, {}, rollouts)
+    rewards = tuple({"accuracy": float(rollout.branch == Branch.CLEAN), "id": float(10 * group + i)}
+                    for i, rollout in enumerate(rollouts))
+    return ScoredGroup(sampled, rewards)
+
+
+def test_permuted_rewards_are_the_same_rewards_elsewhere_in_their_branch() -> None:
+    groups = [scored(g) for g in range(3)]
+    permuted = permute_rewards(groups, seed=3)
+
+    def ids(groups: list[ScoredGroup]) -> list[float]:
+        return [row["id"] for group in groups for row in group.rewards]
+
+    assert sorted(ids(permuted)) == sorted(ids(groups)) and ids(permuted) != ids(groups)
+    for group in permuted:
+        for rollout, row in zip(group.sampled.rollouts, group.rewards, strict=True):
+            assert row["accuracy"] == float(rollout.branch == Branch.CLEAN)
+
+
+def test_too_small_a_pool_for_the_batch_is_refused() -> None:
+    with pytest.raises(Exception, match="max_sampled_groups 8 is below groups_per_step 24"):
+        config("max_sampled_groups=8")
