@@ -60,12 +60,12 @@ class TGRPOJobConfig(SessionConfig):
 
     @model_validator(mode="after")
     def _divides(self) -> TGRPOJobConfig:
-        answers = self.groups_per_step * self.tgrpo.samples_per_group
+        per_group = trained_answers(self.tgrpo)
+        answers = self.groups_per_step * per_group
         split = self.learner.workers * self.learner.updates_per_step
         if answers % split:
             raise ValueError(
-                f"groups_per_step {self.groups_per_step} x tgrpo.samples_per_group {self.tgrpo.samples_per_group} = "
-                f"{answers} answers do not divide over learner.workers {self.learner.workers} x "
+                f"groups_per_step {self.groups_per_step} x {per_group} trained answers of a group = {answers} do not divide over learner.workers {self.learner.workers} x "
                 f"learner.updates_per_step {self.learner.updates_per_step}; make it a multiple of {split}")
         if self.max_sampled_groups < self.groups_per_step:
             raise ValueError(f"max_sampled_groups {self.max_sampled_groups} is below groups_per_step "
@@ -111,6 +111,11 @@ def train_step(config: TGRPOJobConfig, session: Session, stream: GroupStream, sa
     session.record_step(step + 1, step_metrics(batch, result))
 
 
+def trained_answers(config: TGRPOConfig) -> int:
+    """Answers of a group that carry an advantage."""
+    return config.samples_per_group + (config.clean_samples if config.train_clean_anchors else 0)
+
+
 def checkpoint_due(config: TGRPOJobConfig, step: int) -> bool:
     """Whether the weights after this step (counted from 0) are kept."""
     every = config.checkpoint_every_steps
@@ -120,7 +125,7 @@ def checkpoint_due(config: TGRPOJobConfig, step: int) -> bool:
 def plan(config: TGRPOJobConfig) -> list[str]:
     """The sizes that follow from the configuration, shown before any actor starts."""
     sizes = {branch.value: count for branch, count in config.tgrpo.branch_sizes().items() if count}
-    answers = config.groups_per_step * config.tgrpo.samples_per_group
+    answers = config.groups_per_step * trained_answers(config.tgrpo)
     return [
         f"T-GRPO on {config.model.path}: {config.steps} steps, optimise {config.tgrpo.optimise}, contrast "
         f"{config.tgrpo.contrast}",

@@ -44,7 +44,7 @@ def test_a_run_trains_and_leaves_everything_behind(manifests: dict[str, Path], r
     assert metrics[1]["contrast/effective"] >= 0
     groups = RolloutStore(run / "rollouts").read(1)
     assert {rollout.weight_version for group in groups for rollout in group.scored.sampled.rollouts} == {1}
-    assert all(len(group.scored.sampled.rollouts) == 14 for group in groups)
+    assert all(len(group.scored.sampled.rollouts) == 4 + 8 + 4 for group in groups)
     assert load_policy(str(run / "checkpoints" / "step-000002")).num_parameters() > 800_000
     assert "<html" in (run / "report.html").read_text()[:200].lower()
 
