@@ -65,8 +65,9 @@ class TGRPOJobConfig(SessionConfig):
         split = self.learner.workers * self.learner.updates_per_step
         if answers % split:
             raise ValueError(
-                f"groups_per_step {self.groups_per_step} x {per_group} trained answers of a group = {answers} do not divide over learner.workers {self.learner.workers} x "
-                f"learner.updates_per_step {self.learner.updates_per_step}; make it a multiple of {split}")
+                f"groups_per_step {self.groups_per_step} x {per_group} trained answers of a group = {answers} do not divide "
+                f"over learner.workers {self.learner.workers} x learner.updates_per_step {self.learner.updates_per_step}; "
+                f"make it a multiple of {split}")
         if self.max_sampled_groups < self.groups_per_step:
             raise ValueError(f"max_sampled_groups {self.max_sampled_groups} is below groups_per_step "
                              f"{self.groups_per_step}; raise it to about three times that")
