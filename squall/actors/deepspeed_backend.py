@@ -89,17 +89,26 @@ def set_learning_rate(engine: Any, rate: float) -> None:
         group["lr"] = rate
 
 
-def backward(engine: Any, loss: torch.Tensor, last: bool) -> None:
-    """Accumulate one micro-batch's gradients; the optimiser steps after the last one."""
+def backward(engine: Any, loss: torch.Tensor, last: bool) -> float:
+    """Accumulate one micro-batch's gradients; the optimiser steps after the last one.
+
+    Returns:
+        After the last micro-batch the global L2 norm of the gradients before clipping, else 0.
+    """
     engine.set_gradient_accumulation_boundary(last)
     engine.backward(loss)
+    plain = _plain_gradient_norm(engine) if last and engine.zero_optimization_stage() == 0 else 0.0
     engine.step()
+    norm = engine.get_global_grad_norm() if last else 0.0
+    return plain if norm is None else float(norm)
 
 
-def gradient_norm(engine: Any) -> float:
-    """Global L2 norm of the gradients before clipping, at the last optimiser step."""
-    norm = engine.get_global_grad_norm()
-    return float(norm) if norm is not None else 0.0
+def _plain_gradient_norm(engine: Any) -> float:
+    """The norm under ZeRO 0, where DeepSpeed keeps none: gradients are whole on every worker once they are reduced."""
+    import torch
+
+    gradients = [parameter.grad for parameter in engine.module.parameters() if parameter.grad is not None]
+    return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
 
 def gathered_weights(engine: Any, zero_stage: int, keep: bool) -> Iterator[tuple[str, torch.Tensor]]:

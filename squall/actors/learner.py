@@ -265,13 +265,13 @@ class LearnerWorker:
         for number, (chunk, old_BL) in enumerate(zip(chunks, old, strict=True)):
             loss, sums = self._loss(chunk, old_BL, tokens, sequences)
             # DeepSpeed averages gradients over workers; the factor turns that average back into the sum.
-            self.backend.backward(self.engine, loss * self.world_size, last=number == len(chunks) - 1)
+            norm = self.backend.backward(self.engine, loss * self.world_size, last=number == len(chunks) - 1)
             totals["importance_max"] = max(totals.get("importance_max", 0.0), sums.pop("importance_max", 0.0))
             for name, value in sums.items():
                 totals[name] = totals.get(name, 0.0) + value
         self.updates_done += 1
         totals["_learning_rate"] = rate
-        totals["_grad_norm"] = self.backend.gradient_norm(self.engine)
+        totals["_grad_norm"] = norm
 
     def _loss(self, chunk: Any, old_BL: Any, tokens: int, sequences: int) -> tuple[Any, dict[str, float]]:
         part, answers = chunk

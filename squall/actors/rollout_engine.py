@@ -23,8 +23,6 @@ from squall.platform.records import Branch, Clip, MediaType, Rollout, SamplingSp
 from squall.platform.seeds import derive_seed
 
 logger = logging.getLogger(__name__)
-BAN = -100.0
-"""Logit bias of banned tokens; the learner applies the same before its log-softmax."""
 
 
 class EngineConfig(Config):
@@ -85,11 +83,12 @@ class RolloutEngine:
     """
 
     def __init__(self, model_path: str, config: EngineConfig) -> None:
+        os.environ.update(_environment(config))  # before torch and vLLM read it
+        from squall.algorithms.policy import BAN_BIAS
         from squall.platform.models import banned_token_ids, load_processor
 
-        os.environ.update(_environment(config))
         self._config = config
-        self._bias = dict.fromkeys(banned_token_ids(load_processor(model_path)), BAN)
+        self._bias = dict.fromkeys(banned_token_ids(load_processor(model_path)), BAN_BIAS)
         self._loop = asyncio.get_running_loop()
         self._llm = _start_llm(model_path, config)
         self._connected = False

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -134,7 +134,6 @@ class GroupSampler:
         self._template = prompt_template(config.prompt_template)
         self._processor = load_processor(config.model_path)
         self._engines: list[Any] = []
-        self._states: list[WorkerState] = []
         self._corruption: list[Any] = []
         self._rewards: list[Any] = []
         self._weights: tuple[str, int] | None = None
@@ -160,7 +159,6 @@ class GroupSampler:
                     config.model_path, config.engine) for i in range(config.engine.count)]
         self._await_ready([*self._corruption, *self._rewards], "workers")
         self._await_ready(self._engines, "engines")
-        self._states = [WorkerState.HEALTHY] * len(self._engines)
 
     def _await_ready(self, actors: list[Any], role: str) -> None:
         timeout = self._config.engine.startup_timeout_s
@@ -245,7 +243,7 @@ class GroupSampler:
         if self._weights is not None:
             path, version = self._weights
             ray.get(engine.update_weights.remote(path, version, True), timeout=self._config.engine.startup_timeout_s)
-        self._states[number] = next_state(state, WorkerEvent.SYNCED)
+        next_state(state, WorkerEvent.SYNCED)
 
     @staticmethod
     def _answers(engine: Any) -> bool:
@@ -263,15 +261,15 @@ class GroupSampler:
                                   f"{self._config.workers.group_timeout_s:.0f} s, stuck in {phase}; see the Ray logs, or "
                                   "raise workers.group_timeout_s")
 
-    def prepare(self, plans: Sequence[GroupPlan]) -> list[Prepared]:
-        """Render the clips of plans without asking anything about them, in order."""
+    def prepare(self, plans: Sequence[GroupPlan]) -> Iterator[Prepared]:
+        """Start rendering the clips of plans, about which nothing will be asked; yields them in order, waiting for each."""
         calls = []
         for number, plan in enumerate(plans):
             branches = _branches(plan)
             worker = self._corruption[number % len(self._corruption)]
             calls.append((plan, branches, worker.prepare.options(num_returns=1 + len(branches)).remote(
                 plan.sample, plan.corruption, branches, plan.sampling.seed or 0)))
-        return [self._prepared(plan, branches, references) for plan, branches, references in calls]
+        return (self._prepared(plan, branches, references) for plan, branches, references in calls)
 
     def _prepared(self, plan: GroupPlan, branches: Sequence[Branch], references: list[Any]) -> Prepared:
         try:

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 from rich.console import Console
 
-from squall.jobs import embedded_data, sft, tgrpo
+from squall.jobs import embedded_data, tgrpo
+from squall.jobs.warm_up import WarmUpConfig, make_policy
 from squall.platform.config import Config, load_config
 from squall.platform.embedded.build import EmbeddedDataConfig
 
@@ -19,7 +18,9 @@ class DemoConfig(Config):
     overrides: tuple[str, ...] = ()
     """Overrides for it, such as ["steps=10"]."""
     from_scratch: bool = False
-    """First train the starting policy from random weights with @sft, instead of taking the shipped one."""
+    """First make the starting policy with `squall train warm-up`, instead of taking the shipped one."""
+    warm_up: WarmUpConfig = WarmUpConfig()
+    """That warm-up."""
     data: EmbeddedDataConfig = EmbeddedDataConfig()
     """Embedded data set."""
 
@@ -31,17 +32,8 @@ def run(config: DemoConfig) -> int:
     overrides = [f"data.train={config.data.directory / 'train.jsonl'}",
                  f"evaluation.manifest={config.data.directory / 'test.jsonl'}", *config.overrides]
     if config.from_scratch:
-        overrides.append(f"model.path={warm_up(config, console)}")
+        overrides.append(f"model.path={make_policy(config.warm_up)}")
     else:
-        console.print("starting from the policy that ships with Squall, warmed up on clean clips; "
-                      "`squall demo --from-scratch` trains one first", soft_wrap=True)
+        console.print("starting from the policy that ships with Squall, as `squall train warm-up` makes it on clean clips; "
+                      "`squall demo --from-scratch` makes one first", soft_wrap=True)
     return tgrpo.run(load_config(tgrpo.TGRPOJobConfig, config.config, overrides))
-
-
-def warm_up(config: DemoConfig, console: Console) -> Path:
-    """Train the starting policy from random weights; returns its checkpoint."""
-    initial = embedded_data.new_policy(config.data, config.data.directory / "initial-policy")
-    console.print(f"training the starting policy from random weights in {initial}", soft_wrap=True)
-    settings = load_config(sft.SFTJobConfig, "@sft", [f"model.path={initial}",
-                                                     f"data.train={config.data.directory / 'train.jsonl'}"])
-    return sft.train(settings)

@@ -7,7 +7,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset, corpus
+from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset, corpus, footage_clips
 from squall.platform.embedded.tiny_policy import create_policy
 
 __all__ = ["EmbeddedDataConfig", "new_policy", "run"]
@@ -26,5 +26,5 @@ def run(config: EmbeddedDataConfig) -> int:
 
 
 def new_policy(config: EmbeddedDataConfig, directory: Path) -> Path:
-    """A policy with random weights whose tokenizer knows the data set's words."""
-    return create_policy(directory, corpus(config, count=600), config.seed)
+    """An untrained policy whose tokenizer and patch embedding know the data set."""
+    return create_policy(directory, corpus(config, count=600), footage_clips(config, count=200), config.seed)

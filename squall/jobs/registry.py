@@ -77,6 +77,13 @@ JOBS: tuple[Job, ...] = (
         default_config="@sft",
     ),
     Job(
+        command=("train", "warm-up"),
+        summary="Make the small policy that ships with Squall, from new weights (supervised, some 25 minutes)",
+        example="squall train warm-up",
+        module="squall.jobs.warm_up",
+        config="WarmUpConfig",
+    ),
+    Job(
         command=("data", "embedded"),
         summary="Write the embedded data set: H.264 clips and Video-R1 manifests",
         example="squall data embedded train_clips=2000 directory=data/small",

@@ -166,7 +166,8 @@ class Session:
                       temperature: float = 1.0) -> Learner:
         """Start the Ray Train workers and wait until they hold the model."""
         with self.phase("learner"):
-            handle = Learner(learner, self.config.model, objective, self.run.path, total_steps=self._total_steps,
+            model = self.config.model.model_copy(update={"path": self.model_path})  # workers run in other directories
+            handle = Learner(learner, model, objective, self.run.path, total_steps=self._total_steps,
                              tgrpo=tgrpo, temperature=temperature, seed=self.config.seed)
             self._stack.callback(handle.stop)
             handle.start()
@@ -250,13 +251,13 @@ class Session:
         return results
 
 
-def rollout_demands(engine: EngineConfig, workers: WorkersConfig) -> list[Demand]:
-    """What engines, corruption workers and reward workers reserve on the cluster."""
-    return [
-        Demand("engine", engine.count, engine.cpus, engine.gpus),
-        Demand("corruption worker", workers.corruption_count, workers.corruption_cpus, 0.0),
-        Demand("reward worker", workers.reward_count, workers.reward_cpus, 0.0),
-    ]
+def rollout_demands(engine: EngineConfig, workers: WorkersConfig, engines: bool = True) -> list[Demand]:
+    """What engines, corruption workers and reward workers reserve on the cluster; without `engines` nothing is asked."""
+    corruption = Demand("corruption worker", workers.corruption_count, workers.corruption_cpus, 0.0)
+    if not engines:
+        return [corruption]
+    return [Demand("engine", engine.count, engine.cpus, engine.gpus), corruption,
+            Demand("reward worker", workers.reward_count, workers.reward_cpus, 0.0)]
 
 
 def learner_demand(learner: LearnerConfig) -> Demand:

@@ -7,6 +7,7 @@ Targets are ``<think>process</think><answer>solution</answer>`` from the manifes
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from pydantic import Field, model_validator
 
 from squall.actors.learner import Learner, LearnerConfig
 from squall.actors.rollout_buffer import TrainBatch, TrainSequence
-from squall.actors.sampling import GroupPlan, GroupSampler
+from squall.actors.sampling import GroupPlan, GroupSampler, Prepared
 from squall.algorithms.corruption import sample_spec
 from squall.algorithms.rewards import RewardConfig
 from squall.jobs import heldout
@@ -68,7 +69,8 @@ def train(config: SFTJobConfig) -> Path:
     questions = session.questions(config.evaluation, kinds)
     stream = TargetStream(config, session.manifest, session.model_path)
     with session:
-        session.start([*rollout_demands(config.engine, config.workers), learner_demand(config.learner)], plan(config))
+        demands = rollout_demands(config.engine, config.workers, engines=bool(questions))
+        session.start([*demands, learner_demand(config.learner)], plan(config))
         sampler = session.start_sampler(RewardConfig(), engines=bool(questions))
         learner = session.start_learner(config.learner, "sft")
         before = session.evaluate(questions, step=0)
@@ -113,22 +115,32 @@ class TargetStream:
         self._tokenizer = load_processor(model_path).tokenizer
         self._cursor = 0
         self._order: list[int] = []
+        self._ahead: Iterator[Prepared] | None = None
 
     def take(self, sampler: GroupSampler) -> tuple[tuple[TrainSequence, ...], dict[str, Any], Counter[str]]:
-        """Sequences and clips of the next step; questions whose clip cannot be read are replaced and counted."""
+        """Sequences and clips of the next step; questions whose clip cannot be read are replaced and counted.
+
+        The clips of the step after are started before this returns, so that they are decoded while the learner learns.
+        """
+        size = self._config.samples_per_step
         sequences: list[TrainSequence] = []
         clips: dict[str, Any] = {}
         dropped: Counter[str] = Counter()
-        while len(sequences) < self._config.samples_per_step:
-            plans = [self._next() for _ in range(self._config.samples_per_step - len(sequences))]
-            for prepared in sampler.prepare(plans):
+        while len(sequences) < size:
+            prepared_clips = self._ahead or self._start(sampler, size - len(sequences))
+            self._ahead = None
+            for prepared in prepared_clips:
                 if prepared.failure is not None:
                     dropped[prepared.failure.reason] += 1
                     continue
                 name = prepared.clip_hashes[next(iter(prepared.plan.branches))]
                 clips[name] = prepared.clips[name]
                 sequences.append(TrainSequence(prepared.prompt, name, self._target(prepared.plan.sample)))
+        self._ahead = self._start(sampler, size)
         return tuple(sequences), clips, dropped
+
+    def _start(self, sampler: GroupSampler, count: int) -> Iterator[Prepared]:
+        return sampler.prepare([self._next() for _ in range(count)])
 
     def _next(self) -> GroupPlan:
         epoch, position = divmod(self._cursor, len(self._samples))

@@ -21,7 +21,7 @@ from squall.actors.rollout_buffer import TrainBatch, TrainSequence
 from squall.actors.sampling import GroupPlan, GroupSampler, SampledOutcome
 from squall.algorithms.corruption import sample_spec
 from squall.algorithms.rewards import RewardConfig
-from squall.algorithms.tgrpo import TGRPOConfig, group_advantages, has_signal
+from squall.algorithms.tgrpo import TGRPOConfig, group_advantages, has_signal, preset
 from squall.jobs import heldout
 from squall.jobs.session import CorruptionConfig, Session, SessionConfig, learner_demand, rollout_demands
 from squall.platform.errors import SquallError
@@ -43,6 +43,8 @@ class TGRPOJobConfig(SessionConfig):
     """Sampling temperature of training rollouts, from the whole distribution: a nucleus would bias the ratio."""
     max_tokens: int = Field(256, ge=1)
     """Longest training answer in tokens."""
+    preset: str | None = None
+    """Published method whose values stand wherever `tgrpo` and `rewards` say nothing: `video_r1`."""
     corruption: CorruptionConfig = CorruptionConfig()
     """Corrupted branch."""
     tgrpo: TGRPOConfig = TGRPOConfig()
@@ -57,6 +59,16 @@ class TGRPOJobConfig(SessionConfig):
     """Write a checkpoint every so many steps; 0 writes only the last."""
     shuffle_rewards: bool = False
     """Control that must not gain: permute the rewards over all answers of a step before advantages are taken."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _fill_from_preset(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or values.get("preset") is None:
+            return values
+        published = preset(str(values["preset"]))
+        sections = {"tgrpo": published.tgrpo, "rewards": published.rewards}
+        return {**values, **{name: {**section.model_dump(exclude_unset=True), **(values.get(name) or {})}
+                             for name, section in sections.items()}}
 
     @model_validator(mode="after")
     def _divides(self) -> TGRPOJobConfig:

@@ -41,7 +41,7 @@ class ModelConfig(Config):
     train_vision: bool = True
     """Whether the vision tower learns; if not, the engine keeps its encoder cache across weight updates."""
     lora: LoraConfig | None = None
-    """Train adapters instead of all weights; needs the `peft` package."""
+    """Train adapters instead of all weights; what engines and checkpoints get are whole weights, adapters merged."""
 
 
 def resolve_model_path(path: str) -> str:
@@ -86,12 +86,10 @@ def load_policy(path: str, dtype: str = "float32", attention: str = "sdpa") -> P
 
 
 def add_lora(model: PreTrainedModel, config: LoraConfig) -> Any:
-    """Wrap the language model's linear layers with adapters. Raises ConfigError when `peft` is not installed."""
-    try:
-        from peft import LoraConfig as PeftConfig
-        from peft import get_peft_model
-    except ImportError:
-        raise ConfigError("model.lora: the `peft` package is not installed; pip install peft") from None
+    """Wrap the language model's linear layers with adapters; the other weights are frozen."""
+    from peft import LoraConfig as PeftConfig
+    from peft import get_peft_model
+
     targets = r".*language_model.*\.(q_proj|k_proj|v_proj|o_proj|gate_proj|up_proj|down_proj)"
     return get_peft_model(model, PeftConfig(r=config.rank, lora_alpha=config.alpha, target_modules=targets))
 

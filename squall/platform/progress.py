@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections import Counter, deque
 from collections.abc import Iterator, Mapping
@@ -165,7 +166,8 @@ def print_results(results: Mapping[str, Any], console: Console | None = None) ->
         table.add_section()
     console.print(table)
     if drop := results.get("relative_drop"):
-        console.print(f"Relative drop under corruption: {drop['before']:.1%} before, {drop['after']:.1%} after")
+        before, after = ("not defined" if math.isnan(drop[when]) else f"{drop[when]:.1%}" for when in ("before", "after"))
+        console.print(f"Relative drop under corruption: {before} before, {after} after")
 
 
 def _sections(results: Mapping[str, Any]) -> list[list[tuple[str, Mapping[str, Any]]]]:

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib import metadata
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -34,12 +35,15 @@ class RunDirectory:
 
     @classmethod
     def create(cls, root: Path, job: str, name: str | None = None, *, resume: bool = False) -> RunDirectory:
-        """Make ``root/name`` (default name ``<job>-YYYYmmdd-HHMMSS``), or take up an existing one with `resume`.
+        """Make ``root/name``, or take up an existing one with `resume`.
+
+        The default name is ``<job>-YYYYmmdd-HHMMSS``, with ``-2`` and so on for more runs within a second.
 
         Raises:
             SquallError: the directory is another user's, or holds files without `resume`, or is missing with it.
         """
-        path = root / _checked_name(name or f"{job}-{datetime.now():%Y%m%d-%H%M%S}")
+        fresh = name is None and not resume
+        path = _fresh_directory(root, job) if fresh else root / _checked_name(name or job)
         if resume and not path.is_dir():
             raise SquallError(f"{path}: no run directory of that name to resume. Leave resume off to start a new run")
         _refuse_foreign(path)
@@ -228,6 +232,19 @@ def _plain(value: Any) -> Any:
     if isinstance(value, float):
         return value if math.isfinite(value) else None
     return value if value is None or isinstance(value, (str, int, bool)) else str(value)
+
+
+def _fresh_directory(root: Path, job: str) -> Path:
+    """Make a directory named by job and time that no other run has, even one that starts in the same second."""
+    stem = _checked_name(f"{job}-{datetime.now():%Y%m%d-%H%M%S}")
+    for number in count(1):
+        path = root / (stem if number == 1 else f"{stem}-{number}")
+        try:
+            path.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        return path
+    raise AssertionError("unreachable")
 
 
 def _checked_name(name: str) -> str:

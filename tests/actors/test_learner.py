@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import ray
+import torch
 from safetensors.torch import load_file
 
 from squall.actors.deepspeed_backend import OptimiserConfig
@@ -15,7 +17,7 @@ from squall.actors.rollout_buffer import TrainBatch, TrainSequence
 from squall.actors.weight_transfer import remove_weights
 from squall.algorithms.tgrpo import TGRPOConfig
 from squall.platform.errors import SquallError
-from squall.platform.models import ModelConfig, load_processor, render_prompt
+from squall.platform.models import LoraConfig, ModelConfig, load_policy, load_processor, render_prompt
 from squall.platform.records import make_clip
 
 
@@ -35,10 +37,10 @@ def batch(ray_cluster: object, policy_dir: Path) -> TrainBatch:
     return TrainBatch(0, tuple(sequences), clips, publish_weights=True)
 
 
-def train(batch: TrainBatch, path: Path, workers: int, zero_stage: int, updates: int = 1) -> list[dict]:
-    config = LearnerConfig(workers=workers, cpus=0.5, sequences_per_microbatch=4, updates_per_step=updates,
+def train(batch: TrainBatch, path: Path, workers: int, zero_stage: int, model: ModelConfig | None = None) -> list[dict]:
+    config = LearnerConfig(workers=workers, cpus=0.5, sequences_per_microbatch=4,
                            optimiser=OptimiserConfig(learning_rate=1e-3, zero_stage=zero_stage))
-    learner = Learner(config, ModelConfig(), "tgrpo", path, total_steps=2, tgrpo=TGRPOConfig())
+    learner = Learner(config, model or ModelConfig(), "tgrpo", path, total_steps=2, tgrpo=TGRPOConfig())
     learner.start()
     try:
         return [learner.step(batch) for _ in range(2)]
@@ -46,21 +48,49 @@ def train(batch: TrainBatch, path: Path, workers: int, zero_stage: int, updates:
         learner.stop()
 
 
+@pytest.fixture(scope="module")
+def one_worker(batch: TrainBatch, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], dict]:
+    """Results of two steps on one worker without ZeRO, and the weights after them."""
+    results = train(batch, tmp_path_factory.mktemp("one"), workers=1, zero_stage=0)
+    return results, take_weights(results)
+
+
+def take_weights(results: list[dict]) -> dict:
+    weights = load_file(results[-1]["weights_path"])
+    for result in results:
+        remove_weights(result["weights_path"])
+    return weights
+
+
 @pytest.mark.cluster
-def test_one_and_two_workers_give_the_same_losses_and_weights(batch: TrainBatch, tmp_path: Path) -> None:
-    one = train(batch, tmp_path / "one", workers=1, zero_stage=0)
-    two = train(batch, tmp_path / "two", workers=2, zero_stage=2)
+@pytest.mark.parametrize("zero_stage", [1, 2, 3])
+def test_one_and_two_workers_give_the_same_losses_and_weights(batch: TrainBatch, one_worker: tuple[list[dict], dict],
+                                                              zero_stage: int, tmp_path: Path) -> None:
+    one, weights = one_worker
+    two = train(batch, tmp_path, workers=2, zero_stage=zero_stage)
     for first, second in zip(one, two, strict=True):
         assert first["tokens"] == second["tokens"] == batch.token_count
         for name in ("loss", "kl", "importance", "mismatch", "entropy"):
             assert second[name] == pytest.approx(first[name], rel=1e-4, abs=1e-6), name
+        assert first["grad_norm"] > 0 and second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-3)
     assert one[0]["loss"] != pytest.approx(one[1]["loss"], rel=1e-2)
-    weights = [load_file(run[1]["weights_path"]) for run in (one, two)]
-    assert weights[0].keys() == weights[1].keys()
-    assert max(float((weights[0][name] - weights[1][name]).abs().max()) for name in weights[0]) < 1e-3
-    for run in (one, two):
-        for result in run:
-            remove_weights(result["weights_path"])
+    others = take_weights(two)
+    assert weights.keys() == others.keys()
+    assert max(float((weights[name] - others[name]).abs().max()) for name in weights) < 1e-3
+
+
+@pytest.mark.cluster
+def test_lora_moves_the_language_model_alone_and_publishes_whole_weights(batch: TrainBatch, policy_dir: Path,
+                                                                         tmp_path: Path) -> None:
+    checkpoint = tmp_path / "checkpoint"
+    results = train(replace(batch, checkpoint=str(checkpoint)), tmp_path, 1, 0, ModelConfig(lora=LoraConfig(rank=4)))
+    assert results[1]["loss"] != pytest.approx(results[0]["loss"], rel=1e-2)
+    published, initial = take_weights(results), load_policy(str(policy_dir)).state_dict()
+    assert published.keys() == initial.keys()
+    moved = {name for name in published if not torch.equal(published[name], initial[name])}
+    assert moved and all("language_model" in name and "_proj." in name for name in moved)
+    saved = load_policy(str(checkpoint)).state_dict()
+    assert all(torch.equal(saved[name], published[name]) for name in published)
 
 
 @pytest.mark.cluster

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-from squall.jobs import tgrpo
+from squall.jobs import sft, tgrpo
 from squall.platform.config import load_config
 from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
 from squall.platform.models import load_policy
@@ -21,8 +22,13 @@ from squall.platform.tracking import read_metrics
 def manifests(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     folder = tmp_path_factory.mktemp("embedded")
     made = build_dataset(EmbeddedDataConfig(directory=folder, train_clips=60, validation_clips=4, test_clips=24))
-    broken = folder / "train" / "000003.mp4"
-    broken.write_bytes(broken.read_bytes()[:200])
+    records = [json.loads(line) for line in made["train"].read_text().splitlines()]
+    for record in records[3::6]:
+        path = folder / record["path"]
+        path.write_bytes(path.read_bytes()[:200])
+    for record in records[5::6]:
+        record["problem"] = "How does the camera move? " * 60
+    made["train"].write_text("\n".join(json.dumps(record) for record in records))
     return made
 
 
@@ -37,6 +43,7 @@ def test_a_run_trains_and_leaves_everything_behind(manifests: dict[str, Path], r
     run = tmp_path / "run"
     results = json.loads((run / "results.json").read_text())
     assert results["n"] == 24 and set(results["clean"]) >= {"before", "after", "diff", "ci95"}
+    assert results["dropped"]["decode_error"] > 0 and results["dropped"]["too_long"] > 0
     low, high = results["corrupted"]["ci95"]
     assert low <= results["corrupted"]["diff"] <= high
     metrics = {row["step"]: row for row in read_metrics(run / "metrics.jsonl")}
@@ -62,6 +69,28 @@ def test_bad_input_is_one_line_before_any_actor_starts(overrides: list[str], mes
     assert done.returncode == 2
     assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
+
+
+def test_a_plan_that_the_machine_cannot_hold_is_refused(manifests: dict[str, Path], tmp_path: Path) -> None:
+    done = subprocess.run([sys.executable, "-m", "squall", "train", "tgrpo", "@demo", f"data.train={manifests['train']}",
+                           f"evaluation.manifest={manifests['test']}", "engine.count=400"], cwd=tmp_path,
+                          capture_output=True, text=True, timeout=120)
+    assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
+    assert "plan needs" in done.stderr and "lower the count of 'engine' or join a larger cluster" in done.stderr
+
+
+@pytest.mark.cluster
+def test_supervised_steps_from_a_relative_model_path(manifests: dict[str, Path], ray_cluster, tmp_path: Path,
+                                                     monkeypatch: pytest.MonkeyPatch, policy_dir: Path) -> None:
+    shutil.copytree(policy_dir, tmp_path / "policy")
+    monkeypatch.chdir(tmp_path)
+    config = load_config(sft.SFTJobConfig, "@sft", [
+        "model.path=policy", f"data.train={manifests['train']}", "steps=3", "samples_per_step=16", "name=run",
+        "learner.optimiser.learning_rate=1e-4"])
+    checkpoint = sft.train(config)
+    rows = read_metrics(tmp_path / "runs" / "run" / "metrics.jsonl")
+    assert [row["step"] for row in rows] == [1, 2, 3] and all(row["loss"] < 1.0 for row in rows)
+    assert load_policy(str(checkpoint)).num_parameters() > 800_000
 
 
 def test_a_model_directory_without_a_processor_is_refused(tmp_path: Path, manifests: dict[str, Path]) -> None:

@@ -8,6 +8,7 @@ import pytest
 
 from squall.jobs.tgrpo import GroupStream, TGRPOJobConfig, permute_rewards, plan_group
 from squall.platform.config import load_config
+from squall.platform.errors import ConfigError
 from squall.platform.manifest import Manifest
 from squall.platform.records import (
     Branch,
@@ -79,3 +80,11 @@ def test_permuted_rewards_are_the_same_rewards_elsewhere_in_their_branch() -> No
 def test_too_small_a_pool_for_the_batch_is_refused() -> None:
     with pytest.raises(Exception, match="max_sampled_groups 8 is below groups_per_step 24"):
         config("max_sampled_groups=8")
+
+
+def test_a_preset_fills_what_the_configuration_leaves_open() -> None:
+    published = load_config(TGRPOJobConfig, "@tgrpo", ["preset=video_r1", "tgrpo.kl_beta=0.2"])
+    assert published.tgrpo.contrast == "video_r1" and published.tgrpo.optimise == "clean"
+    assert published.tgrpo.kl_beta == 0.2 and published.rewards.published_quirks
+    with pytest.raises(ConfigError, match="unknown preset 'video-r1'. Did you mean 'video_r1'"):
+        load_config(TGRPOJobConfig, "@tgrpo", ["preset=video-r1"])

@@ -18,6 +18,11 @@ def test_default_name_carries_job_and_time(tmp_path: Path) -> None:
     assert run.rollouts.is_dir() and run.checkpoints.is_dir()
 
 
+def test_runs_that_start_in_the_same_second_get_directories_of_their_own(tmp_path: Path) -> None:
+    names = [RunDirectory.create(tmp_path, "tgrpo").name for _ in range(5)]
+    assert len(set(names)) == 5
+
+
 def test_used_directory_is_refused_unless_resumed(tmp_path: Path) -> None:
     RunDirectory.create(tmp_path, "tgrpo", "a").write_config("seed: 1\n")
     with pytest.raises(SquallError, match="already holds a run") as refusal:

@@ -85,9 +85,9 @@ def _camera_path(camera: str, count: int, side: float, area: tuple[int, int],
                  rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
     """Side (T,) and centre (T, 2) of the crop in footage pixels; every motion runs one way or the other."""
     time = np.linspace(-0.5, 0.5, count) * rng.choice((-1.0, 1.0))
-    zoom = float(rng.uniform(0.6, 0.9)) if camera == "zoom" else 0.0
+    zoom = float(rng.uniform(0.3, 0.5)) if camera == "zoom" else 0.0
     sides = side * np.exp(zoom * time)
-    travel = float(rng.uniform(0.5, 0.8)) * side
+    travel = float(rng.uniform(0.2, 0.4)) * side
     axis = {"pan": (1, 0), "tilt": (0, 1)}.get(camera, (0, 0))
     offsets = np.outer(time, np.array(axis) * travel)
     margin = sides.max() / 2 + np.abs(offsets).max(axis=0)
@@ -98,7 +98,7 @@ def _camera_path(camera: str, count: int, side: float, area: tuple[int, int],
 
 def _roll_angles(camera: str, count: int, rng: np.random.Generator) -> np.ndarray:
     """Rotation of each frame in degrees."""
-    turn = float(rng.uniform(35, 60)) * rng.choice((-1.0, 1.0)) if camera == "roll" else 0.0
+    turn = float(rng.uniform(15, 35)) * rng.choice((-1.0, 1.0)) if camera == "roll" else 0.0
     return np.linspace(-0.5, 0.5, count) * turn
 
 

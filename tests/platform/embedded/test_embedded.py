@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+import torch
 
 from squall.platform.config import load_config
-from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
+from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset, corpus, footage_clips
 from squall.platform.embedded.questions import QUESTION_TYPES, make_question
 from squall.platform.embedded.scenes import COLOURS, FOOTAGE, SPLITS, load_footage
+from squall.platform.embedded.tiny_policy import create_policy
 from squall.platform.errors import ConfigError
 from squall.platform.manifest import load_manifest
+from squall.platform.models import load_policy, load_processor
 from squall.platform.video import FrameSampling, load_clip
 
 
@@ -48,7 +51,7 @@ def test_the_written_set_reads_back_as_video_and_is_kept(tmp_path) -> None:
     samples = load_manifest(manifests["train"]).samples
     assert [sample.metadata["question_type"] for sample in samples[:3]] == ["colour", "count", "camera"]
     clip = load_clip(samples[0].media, FrameSampling(max_frames=8, max_pixels=56 * 56), sample_id=samples[0].id)
-    assert clip.frames.shape == (8, 56, 56, 3) and clip.fps == pytest.approx(8.0)
+    assert clip.frames.shape == (8, 56, 56, 3) and clip.fps == pytest.approx(4.0)
     written = (tmp_path / "train" / "000000.mp4").stat().st_mtime_ns
     build_dataset(config)
     assert (tmp_path / "train" / "000000.mp4").stat().st_mtime_ns == written
@@ -57,3 +60,16 @@ def test_the_written_set_reads_back_as_video_and_is_kept(tmp_path) -> None:
 def test_an_unknown_question_type_is_named_with_the_nearest() -> None:
     with pytest.raises(ConfigError, match="unknown question type 'color'. Did you mean 'colour'"):
         load_config(EmbeddedDataConfig, None, ["question_types=[color]"])
+
+
+def test_a_new_policy_sees_the_difference_of_frames_as_strongly_as_brightness(tmp_path) -> None:
+    config = EmbeddedDataConfig()
+    create_policy(tmp_path, corpus(config, 60), footage_clips(config, 30), seed=0)
+    weights = load_policy(str(tmp_path)).model.visual.patch_embed.proj.weight.detach()
+    difference = (weights[:, :, 0] - weights[:, :, 1]).flatten(1).norm(dim=1)
+    assert difference.max() > difference.min() * 5  # some filters look at motion, others do not
+    processor = load_processor(str(tmp_path))
+    videos = [torch.from_numpy(clip).permute(0, 3, 1, 2) for clip in footage_clips(config, 30)]
+    patches = processor.video_processor(videos=videos, do_sample_frames=False, return_tensors="pt")["pixel_values_videos"]
+    responses = patches @ weights.flatten(1).T
+    assert torch.allclose(responses.square().mean(0), torch.ones(len(weights)), atol=0.05)
