@@ -2,7 +2,7 @@
 
     squall data embedded && python benchmarks/rivals.py
 
-Fixed beforehand: the seeds, the held-out questions (the first 1,500 of the test split, footage that no run trains on), and
+Fixed beforehand: the seeds, the held-out questions (the first 1,000 of the test split, footage that no run trains on), and
 the configuration, which was tuned on the validation split. Every run starts from the shipped policy. The three
 reinforcement-learning runs of a seed train on the same number of answers in the same number of steps; supervised training
 gets the number of steps that takes about the same time (`seconds` in the table is what each took).
@@ -22,8 +22,8 @@ from statistics import mean
 from typing import Any
 
 SEEDS = (0, 1, 2)
-TGRPO_STEPS = 50
-SFT_STEPS = 600
+TGRPO_STEPS = 30
+SFT_STEPS = 550
 METHODS: dict[str, tuple[str, ...]] = {
     "T-GRPO": ("tgrpo", "@demo", f"steps={TGRPO_STEPS}"),
     "clean-only GRPO": (
@@ -41,7 +41,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, default=Path("data/embedded"), help="folder of the embedded data set")
     parser.add_argument("--output", type=Path, default=Path("runs/rivals"), help="folder for the runs and the table")
-    parser.add_argument("--questions", type=int, default=1500, help="held-out questions of each run")
+    parser.add_argument("--questions", type=int, default=1000, help="held-out questions of each run")
     parser.add_argument("--limit-minutes", type=float, default=30.0, help="longest time of one run")
     options = parser.parse_args()
     runs = [(method, seed, run_once(method, seed, options)) for seed in SEEDS for method in METHODS]

@@ -11,7 +11,7 @@ import pytest
 
 import squall
 from squall import cli
-from squall.jobs.registry import JOBS, Job, suggest
+from squall.jobs.registry import JOBS, Job, find_job, suggest
 
 ROOT = Path(__file__).resolve().parents[1]
 JOB_MODULE = '''
@@ -151,3 +151,13 @@ def test_job_help_shows_types_defaults_and_docstrings(run_echo) -> None:
     status, stdout, _ = run_echo("--help")
     assert status == 0
     assert "  text: str = nothing\n      What to print.\n  times: int = 1\n" in stdout
+
+
+def test_every_training_job_has_a_title_and_a_section_of_its_own_in_the_report() -> None:
+    from squall.platform.config import load_config
+
+    for name in ("train tgrpo", "train sft"):
+        job = find_job(name)
+        model, _ = job.load()
+        lines = job.report_section(load_config(model, job.default_config, ["evaluation.manifest=held.jsonl"]))
+        assert job.title and any("held.jsonl" in line for line in lines), name

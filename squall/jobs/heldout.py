@@ -88,6 +88,16 @@ def evaluate(sampler: GroupSampler, plans: Sequence[GroupPlan]) -> tuple[HeldOut
     return HeldOutAnswers(tuple(samples), tuple(kinds), {b: tuple(t) for b, t in texts.items()}, scores), lost
 
 
+def describe(config: EvaluationConfig, training_kinds: str) -> list[str]:
+    """What the held-out figures of a run rest on, for its report; `training_kinds` says which the default kinds are."""
+    if config.manifest is None:
+        return []
+    kinds = "named in evaluation.kinds" if config.kinds else training_kinds
+    return [f"Held-out questions are the first {config.questions} of {config.manifest}, each asked about the clean clip and "
+            f"about one corrupted at severity {config.severity:g}. Corruption kinds are {kinds}, their seeds never trained "
+            "on. Other corruptions, models and data are not tested here."]
+
+
 def accuracies(answers: HeldOutAnswers) -> dict[str, float]:
     """Mean held-out accuracy per branch, named for the tracker."""
     return {f"heldout/{branch.value}": float(score.mean()) for branch, score in answers.scores.items()}

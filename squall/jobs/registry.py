@@ -32,6 +32,10 @@ class Job:
     """Name of the configuration class in `module`."""
     run: str = "run"
     """Name of the function in `module` that takes the configuration and returns the exit status."""
+    title: str = ""
+    """Heads the job's reports."""
+    report: str | None = None
+    """Name of the function in `module` that says, from the configuration, what a reader of the report must know."""
     default_config: str | None = None
     """Packaged configuration, such as ``@tgrpo``, used when none is given; None stands for the model's own defaults."""
 
@@ -43,6 +47,10 @@ class Job:
         """Import the job: its configuration model and its run function."""
         module = import_module(self.module)
         return getattr(module, self.config), getattr(module, self.run)
+
+    def report_section(self, config: Config) -> Sequence[str]:
+        """The job's own lines of its report."""
+        return getattr(import_module(self.module), self.report)(config) if self.report else ()
 
 
 JOBS: tuple[Job, ...] = (
@@ -66,6 +74,8 @@ JOBS: tuple[Job, ...] = (
         example="squall train tgrpo @tgrpo data.train=my/train.jsonl model.path=Qwen/Qwen2.5-VL-7B-Instruct",
         module="squall.jobs.tgrpo",
         config="TGRPOJobConfig",
+        title="T-GRPO",
+        report="report_section",
         default_config="@tgrpo",
     ),
     Job(
@@ -74,6 +84,8 @@ JOBS: tuple[Job, ...] = (
         example="squall train sft @sft steps=200",
         module="squall.jobs.sft",
         config="SFTJobConfig",
+        title="Supervised fine-tuning",
+        report="report_section",
         default_config="@sft",
     ),
     Job(
@@ -91,6 +103,11 @@ JOBS: tuple[Job, ...] = (
         config="EmbeddedDataConfig",
     ),
 )
+
+
+def find_job(name: str) -> Job:
+    """The job of a command such as ``train tgrpo``. Raises KeyError when there is none."""
+    return {job.name: job for job in JOBS}[name]
 
 
 def suggest(words: Sequence[str], jobs: Sequence[Job] = JOBS) -> str:

@@ -21,6 +21,7 @@ from squall.algorithms.corruption import KINDS
 from squall.algorithms.rewards import RewardConfig
 from squall.algorithms.tgrpo import TGRPOConfig
 from squall.jobs import heldout
+from squall.jobs.registry import find_job
 from squall.platform.config import Config, dump_yaml
 from squall.platform.errors import ConfigError, DataError, nearest
 from squall.platform.manifest import Manifest, load_manifest
@@ -93,19 +94,20 @@ class Session:
     """A job in progress. Everything that can be refused is refused in `__init__`, before any actor starts."""
 
     def __init__(self, config: SessionConfig, job: str, total_steps: int) -> None:
-        self.config, self.job = config, job
+        """`job` is the command's name in the registry, such as ``train tgrpo``."""
+        self.config, self.job = config, find_job(job)
         self.console = Console()
         self.started = time.monotonic()
         self.model_path = resolve_model_path(config.model.path)
         prompt_template(config.data.prompt_template)
         self.manifest = self._load(config.data.train, "data.train")
-        self.run = RunDirectory.create(config.output, job, config.name)
+        self.run = RunDirectory.create(config.output, self.job.command[-1], config.name)
         self.run.write_config(dump_yaml(config))
         self.run.write_provenance(config.seed)
         self.store = RolloutStore(self.run.rollouts)
         self.dropped: Counter[str] = Counter(rejection.reason for rejection in self.manifest.rejected)
         self.seconds: Counter[str] = Counter()
-        self.progress = JobProgress(f"squall {job} {self.run.name}", total_steps, console=self.console)
+        self.progress = JobProgress(f"squall {self.job.command[-1]} {self.run.name}", total_steps, console=self.console)
         self._total_steps = total_steps
         self._stack = ExitStack()
         self._step_phases: Counter[str] = Counter()
@@ -186,6 +188,7 @@ class Session:
     def begin_step(self) -> None:
         """Forget the phase times of what came before."""
         self._step_phases.clear()
+        self.progress.begin_step()
 
     def record_step(self, step: int, metrics: Mapping[str, float]) -> None:
         """Log one finished step (counted from 1)."""
@@ -231,7 +234,7 @@ class Session:
         return answers
 
     def finish(self, before: heldout.HeldOutAnswers | None, after: heldout.HeldOutAnswers | None,
-               questions: Sequence[GroupPlan], title: str, notes: Sequence[str] = ()) -> dict[str, Any]:
+               questions: Sequence[GroupPlan]) -> dict[str, Any]:
         """Write results.json and report.html, and print the result."""
         results: dict[str, Any] = {"seed": self.config.seed}
         examples: Sequence[Any] = ()
@@ -243,7 +246,8 @@ class Session:
                               "total": round(time.monotonic() - self.started, 1)}
         self.run.write_json(self.run.results.name, results)
         metrics = read_metrics(self.run.metrics)
-        page = write_report(self.run, title=title, results=results, metrics=metrics, examples=examples, notes=notes)
+        page = write_report(self.run, title=f"{self.job.title}: {self.run.name}", results=results, metrics=metrics,
+                            examples=examples, notes=self.job.report_section(self.config))
         self.run.event("finished", seconds=results["seconds"]["total"])
         if before is not None and after is not None:
             print_results(results, self.console)

@@ -64,7 +64,7 @@ def run(config: SFTJobConfig) -> int:
 
 def train(config: SFTJobConfig) -> Path:
     """As `run`; returns the last checkpoint."""
-    session = Session(config, "sft", config.steps)
+    session = Session(config, "train sft", config.steps)
     kinds = (config.corruption or config.heldout_corruption).kinds
     questions = session.questions(config.evaluation, kinds)
     stream = TargetStream(config, session.manifest, session.model_path)
@@ -80,7 +80,7 @@ def train(config: SFTJobConfig) -> Path:
         if questions:
             sampler.update_weights(weights, config.steps)
         after = session.evaluate(questions, step=config.steps)
-        session.finish(before, after, questions, title=f"Supervised fine-tuning: {session.run.name}", notes=notes(config))
+        session.finish(before, after, questions)
     return session.run.latest_checkpoint()
 
 
@@ -167,7 +167,8 @@ def plan(config: SFTJobConfig) -> list[str]:
             f"on {config.learner.workers} worker(s)"]
 
 
-def notes(config: SFTJobConfig) -> list[str]:
+def report_section(config: SFTJobConfig) -> list[str]:
     """What a reader of the report must know."""
-    return ["Held-out clips come from the manifest named in evaluation.manifest. "
-            + ("Training clips were clean." if config.corruption is None else "Training clips were corrupted.")]
+    if config.corruption is None:
+        return ["Training clips were clean.", *heldout.describe(config.evaluation, "never trained on")]
+    return ["Training clips were corrupted.", *heldout.describe(config.evaluation, "those of training")]

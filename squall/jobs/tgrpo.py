@@ -88,7 +88,7 @@ class TGRPOJobConfig(SessionConfig):
 
 def run(config: TGRPOJobConfig) -> int:
     """Train, evaluate before and after, and write the run directory. Returns the exit status."""
-    session = Session(config, "tgrpo", config.steps)
+    session = Session(config, "train tgrpo", config.steps)
     questions = session.questions(config.evaluation, config.corruption.kinds)
     with session:
         session.start([*rollout_demands(config.engine, config.workers), learner_demand(config.learner)], plan(config))
@@ -100,7 +100,7 @@ def run(config: TGRPOJobConfig) -> int:
             for step in range(config.steps):
                 train_step(config, session, stream, sampler, learner, step)
         after = session.evaluate(questions, step=config.steps)
-        session.finish(before, after, questions, title=f"T-GRPO: {session.run.name}", notes=notes(config))
+        session.finish(before, after, questions)
     return 0
 
 
@@ -150,10 +150,9 @@ def plan(config: TGRPOJobConfig) -> list[str]:
     ]
 
 
-def notes(config: TGRPOJobConfig) -> list[str]:
+def report_section(config: TGRPOJobConfig) -> list[str]:
     """What a reader of the report must know."""
-    lines = ["Held-out clips come from other source footage than training clips; corruption kinds are those of training "
-             "with seeds never trained on. Other corruptions, models and data are not tested here."]
+    lines = heldout.describe(config.evaluation, "those of training")
     if config.shuffle_rewards:
         lines.append("Control run: rewards were permuted over answers, so a gain here would be an error.")
     return lines

@@ -29,6 +29,9 @@ FIGURES = {
 }
 """Metric name to short label, in the order shown."""
 
+OUTERMOST = "preparing"
+"""What is shown between phases."""
+
 
 class JobProgress:
     """Context manager that shows phase, steps, moving means of the last `window` steps, dropped groups and time left.
@@ -45,7 +48,7 @@ class JobProgress:
         self._figures: dict[str, deque[float]] = {name: deque(maxlen=window) for name in FIGURES}
         self._step_seconds: deque[float] = deque(maxlen=window)
         self._dropped: Counter[str] = Counter()
-        self._phase = "starting"
+        self._phase = OUTERMOST
         self._started = self._last_step = self._phase_started = time.monotonic()
         self._last_line = float("-inf")
         self._bar = Progress(BarColumn(None), MofNCompleteColumn(), TextColumn("{task.percentage:3.0f} %"), expand=True)
@@ -66,13 +69,22 @@ class JobProgress:
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
-        """Show what the job is doing for the length of a block; the outer phase comes back after it."""
+        """Show what the job is doing for the length of a block; the outer phase comes back after it.
+
+        In a log an outermost phase before the first step or after the last gets a line of its own.
+        """
         outer = self._phase
         self._enter_phase(name)
+        self._line(force=outer == OUTERMOST and self._done in (0, self._total))
         try:
             yield
         finally:
             self._enter_phase(outer)
+
+    def begin_step(self) -> None:
+        """A step starts. What came before the first one is not counted into the pace."""
+        if not self._step_seconds:
+            self._last_step = time.monotonic()
 
     def step(self, step: int, metrics: Mapping[str, float]) -> None:
         """A step is finished; `step` counts finished steps. Metrics not in `FIGURES` are ignored."""
@@ -102,7 +114,6 @@ class JobProgress:
 
     def _enter_phase(self, name: str) -> None:
         self._phase, self._phase_started = name, time.monotonic()
-        self._line()
 
     def _means(self) -> dict[str, float]:
         return {FIGURES[name]: fmean(values) for name, values in self._figures.items() if values}
