@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar, get_args
@@ -20,6 +21,15 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", validate_default=True, use_attribute_docstrings=True)
 
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which true and false alone are booleans, as in YAML 1.2: ``contrast: off`` is the word."""
+
+
+_Loader.yaml_implicit_resolvers = {
+    first: [(tag, pattern) for tag, pattern in resolvers if tag != "tag:yaml.org,2002:bool"]
+    for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()}
+_Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(?:true|True|TRUE|false|False|FALSE)$"), list("tTfF"))
 
 ConfigT = TypeVar("ConfigT", bound=Config)
 
@@ -70,7 +80,7 @@ def read_yaml(source: str | Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises ConfigError with line and column when it is not one."""
     path = resolve_config_path(source)
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
         raise ConfigError(f"{path}: not valid YAML: {problem}") from None
@@ -97,7 +107,7 @@ def apply_override(values: dict[str, Any], override: str) -> None:
         if not isinstance(target, dict):
             raise ConfigError(f"override '{override}': '{parent}' holds a value, not a section")
     try:
-        target[last] = yaml.safe_load(text)
+        target[last] = yaml.load(text, Loader=_Loader)
     except yaml.YAMLError:
         target[last] = text
 

@@ -153,3 +153,11 @@ def test_described_keys() -> None:
     betas = lines.index("  optimiser.betas: tuple[float, float] = [0.9, 0.95]")
     assert lines[betas + 1] == "      Decay of the moments."
     assert "  path: str (required)" in describe_keys(ModelConfig)
+
+
+def test_off_is_a_word_and_true_a_switch(tmp_path: Path) -> None:
+    file = tmp_path / "job.yaml"
+    file.write_text("name: off\n")
+    assert load_config(JobConfig, file).name == "off"
+    assert load_config(JobConfig, None, ["name=no"]).name == "no"
+    assert load_config(JobConfig, None, ["name='true'"]).name == "true"
