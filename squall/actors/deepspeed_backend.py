@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -111,16 +111,17 @@ def _plain_gradient_norm(engine: Any) -> float:
     return float(torch.nn.utils.get_total_norm(gradients)) if gradients else 0.0
 
 
-def gathered_weights(engine: Any, zero_stage: int, keep: bool) -> Iterator[tuple[str, torch.Tensor]]:
-    """Walk the model's weights in one order on every worker, whole even under ZeRO-3; a collective.
+def gathered(named: Iterable[tuple[str, Any]], sharded: bool, keep: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    """Walk parameters in one order on every worker, whole even where ZeRO-3 has sharded them; a collective.
 
     Args:
-        keep: yield copies on this worker; workers that do not keep take part in the gathering only.
+        named: names and parameters.
+        sharded: whether ZeRO-3 holds them; what is yielded are copies then, else the parameters' own memory.
+        keep: yield on this worker; workers that do not keep take part in the gathering only.
     """
     import deepspeed
 
-    for name, parameter in engine.module.named_parameters(remove_duplicate=True):
-        context = deepspeed.zero.GatheredParameters([parameter]) if zero_stage == 3 else nullcontext()
-        with context:
+    for name, parameter in named:
+        with deepspeed.zero.GatheredParameters([parameter]) if sharded else nullcontext():
             if keep:
-                yield name, parameter.detach().cpu().contiguous()
+                yield name, parameter.detach().clone() if sharded else parameter.detach().contiguous()

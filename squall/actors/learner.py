@@ -10,7 +10,8 @@ import math
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,7 +19,8 @@ import ray
 from pydantic import Field
 
 from squall.actors.deepspeed_backend import OptimiserConfig
-from squall.actors.rollout_buffer import RolloutBuffer, TrainBatch, TrainSequence
+from squall.actors.rollout_buffer import Command, Publish, RolloutBuffer, TrainBatch, TrainSequence
+from squall.actors.weight_transfer import Backend, EngineFleet, Sender, open_sender
 from squall.algorithms.tgrpo import TGRPOConfig
 from squall.platform.config import Config
 from squall.platform.errors import SquallError
@@ -69,8 +71,8 @@ class Learner:
     """Driver's handle on the Ray Train learner. Use `start`, then `step` in order, then `stop`."""
 
     def __init__(self, config: LearnerConfig, model: ModelConfig, objective: Objective, run_path: Path, *,
-                 total_steps: int, tgrpo: TGRPOConfig | None = None, temperature: float = 1.0,
-                 seed: int = 0) -> None:
+                 total_steps: int, tgrpo: TGRPOConfig | None = None, temperature: float = 1.0, seed: int = 0,
+                 fleet: EngineFleet | None = None, weight_transfer: Backend = "shared_memory") -> None:
         self.config = config
         self._buffer = RolloutBuffer.remote(capacity=1)
         self._index = 0
@@ -78,6 +80,7 @@ class Learner:
         self._loop_config = {
             "learner": config, "model": model, "objective": objective, "tgrpo": tgrpo, "temperature": temperature,
             "seed": seed, "total_updates": total_steps * config.updates_per_step, "buffer": self._buffer,
+            "fleet": fleet, "weight_transfer": weight_transfer,
         }
         self._run_path = run_path
         self._thread = threading.Thread(target=self._fit, name="learner", daemon=True)
@@ -88,15 +91,22 @@ class Learner:
         self._await(-1, self.config.start_timeout_s, "loading the model")
 
     def step(self, batch: TrainBatch) -> dict[str, Any]:
-        """Train on one batch and return its metrics, with `weights_path` when weights were published."""
+        """Train on one batch and return its metrics."""
         per_update, rest = divmod(len(batch.sequences), self.config.workers * self.config.updates_per_step)
         if rest or not per_update:
             raise SquallError(f"learner step {batch.step}: {len(batch.sequences)} sequences do not divide over "
                               f"{self.config.workers} workers x {self.config.updates_per_step} updates")
+        return self._command(batch, f"training on step {batch.step}")
+
+    def publish(self, version: int, *, reconnect: bool = False) -> list[int]:
+        """Hand the current weights to the engines under a version; returns the numbers of engines that died meanwhile."""
+        return self._command(Publish(version, reconnect), f"handing over weights {version}")["lost"]
+
+    def _command(self, command: Command, phase: str) -> dict[str, Any]:
         index = self._index
         self._index += 1
-        ray.get(self._buffer.put.remote(index, batch), timeout=self.config.step_timeout_s)
-        return self._await(index, self.config.step_timeout_s, f"training on step {batch.step}")
+        ray.get(self._buffer.put.remote(index, command), timeout=self.config.step_timeout_s)
+        return self._await(index, self.config.step_timeout_s, phase)
 
     def stop(self) -> None:
         """Let the workers leave their loop and wait for Ray Train to finish."""
@@ -142,7 +152,7 @@ def _first_line(error: BaseException) -> str:
 
 
 def learner_loop(config: dict[str, Any]) -> None:
-    """Run by every Ray Train worker: take a batch, train on this rank's share, report, repeat."""
+    """Run by every Ray Train worker: take a command, do this rank's share, report, repeat."""
     from ray import train
 
     from squall.actors.cluster import set_threads
@@ -154,11 +164,13 @@ def learner_loop(config: dict[str, Any]) -> None:
     buffer, index = config["buffer"], 0
     if worker.rank == 0:
         ray.get(buffer.report.remote(-1, {"parameters": worker.parameter_count}))
-    while (batch := ray.get(buffer.take.remote(index))) is not None:
-        result = worker.train(batch)
+    while (command := ray.get(buffer.take.remote(index))) is not None:
+        result = worker.publish(command) if isinstance(command, Publish) else worker.train(command)
         if worker.rank == 0:
             ray.get(buffer.report.remote(index, result))
         index += 1
+    if worker.sender is not None:
+        worker.sender.shutdown()
 
 
 class LearnerWorker:
@@ -178,6 +190,9 @@ class LearnerWorker:
         self.temperature: float = config["temperature"]
         self.total_updates: int = config["total_updates"]
         self.updates_done = 0
+        self.fleet: EngineFleet | None = config["fleet"]
+        self.weight_transfer: Backend = config["weight_transfer"]
+        self.sender: Sender | None = None
         torch.manual_seed(config["seed"])
         path = resolve_model_path(self.model_config.path)
         self.processor = load_processor(path)
@@ -221,8 +236,6 @@ class LearnerWorker:
             self._update(chunks, old[i], tokens, len(share), totals)
         result: dict[str, Any] = self._metrics(totals)
         result["seconds"] = time.monotonic() - started
-        if batch.publish_weights:
-            result["weights_path"] = self._publish(batch.step + 1)
         if batch.checkpoint:
             self.save(Path(batch.checkpoint))
         return result
@@ -324,27 +337,61 @@ class LearnerWorker:
         return {"loss": loss, "tokens": tokens, "learning_rate": totals["_learning_rate"],
                 "grad_norm": totals["_grad_norm"], **metrics}
 
-    def _weights(self) -> dict[str, Any]:
-        """All weights on rank 0 (empty elsewhere), adapters merged, named as in the model's own state dictionary."""
-        stage, keep = self.settings.optimiser.zero_stage, self.rank == 0
-        if self.model_config.lora is None:
-            return dict(self.backend.gathered_weights(self.engine, stage, keep))
-        self.engine.module.merge_adapter()
-        merged = dict(self.backend.gathered_weights(self.engine, stage, keep))
-        self.engine.module.unmerge_adapter()
-        return {name.removeprefix("base_model.model.").replace(".base_layer", ""): tensor
-                for name, tensor in merged.items() if "lora_" not in name}
-
-    def _publish(self, version: int) -> str:
-        from squall.actors.weight_transfer import publish_weights
-
-        weights = self._weights()
-        return str(publish_weights(weights, version)) if self.rank == 0 else ""
+    def publish(self, command: Publish) -> dict[str, Any]:
+        """Send the current weights to every engine; a collective."""
+        if self.fleet is None:
+            raise SquallError("this learner was started without engines to hand weights to")
+        self.fleet.version = command.version
+        if command.reconnect and self.sender is not None:
+            self.sender.shutdown()
+            self.sender = None
+        if self.sender is None:
+            self.sender = open_sender(self.weight_transfer, self.rank, self.fleet, LearnerWeights(self))
+        self.sender.send_weights()
+        return {"lost": self.fleet.lost}
 
     def save(self, directory: Path) -> None:
         """Write a Hugging Face directory (safetensors, tokenizer, processor); a collective under ZeRO-3."""
-        weights = self._weights()
+        weights = {name: tensor.cpu() for name, tensor in LearnerWeights(self)}
         if self.rank == 0:
             module = self.engine.module if self.model_config.lora is None else self.engine.module.get_base_model()
             module.save_pretrained(directory, state_dict=weights)
             self.processor.save_pretrained(directory)
+
+
+@dataclass(frozen=True, slots=True)
+class TensorShape:
+    """What a tensor of the iteration will be."""
+
+    name: str
+    dtype: Any
+    shape: tuple[int, ...]
+
+
+class LearnerWeights:
+    """All weights, adapters merged, named as in the model's own state dictionary; every rank iterates, rank 0 receives."""
+
+    def __init__(self, worker: LearnerWorker) -> None:
+        self._worker = worker
+
+    def metadata(self) -> list[TensorShape]:
+        """Name, type and whole shape of every tensor of the iteration, without gathering any."""
+        return [TensorShape(name, parameter.dtype, tuple(getattr(parameter, "ds_shape", parameter.shape)))
+                for name, parameter in self._named()]
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        worker = self._worker
+        tensors = worker.backend.gathered(self._named(), worker.settings.optimiser.zero_stage == 3, keep=worker.rank == 0)
+        if worker.model_config.lora is None:
+            yield from tensors
+            return
+        worker.engine.module.merge_adapter()
+        try:
+            yield from ((name, tensor.clone()) for name, tensor in tensors)  # the parameters lose the adapters again
+        finally:
+            worker.engine.module.unmerge_adapter()
+
+    def _named(self) -> Iterator[tuple[str, Any]]:
+        for name, parameter in self._worker.engine.module.named_parameters():
+            if "lora_" not in name:
+                yield name.removeprefix("base_model.model.").replace(".base_layer", ""), parameter

@@ -1,4 +1,4 @@
-"""The bounded buffer between the rollout side and the learner: batches go in, metrics come back, both in order."""
+"""The bounded buffer between the rollout side and the learner: commands go in, results come back, both in order."""
 
 from __future__ import annotations
 
@@ -29,8 +29,6 @@ class TrainBatch:
     step: int
     sequences: tuple[TrainSequence, ...]
     clips: Mapping[str, ray.ObjectRef] = field(default_factory=dict)
-    publish_weights: bool = False
-    """Write the new weights where the engines can read them."""
     checkpoint: str | None = None
     """Directory to write a Hugging Face checkpoint to after the step."""
 
@@ -40,41 +38,53 @@ class TrainBatch:
         return sum(len(sequence.token_ids) for sequence in self.sequences)
 
 
+@dataclass(frozen=True, slots=True)
+class Publish:
+    """Hand the learner's weights to the engines under a version."""
+
+    version: int
+    reconnect: bool = False
+    """Open the connection anew first, because an engine was replaced."""
+
+
+Command = TrainBatch | Publish
+
+
 @ray.remote(num_cpus=0, max_concurrency=64)
 class RolloutBuffer:
-    """Holds at most `capacity` batches that the learner has not finished; `put` waits for room.
+    """Holds at most `capacity` commands that the learner has not finished; `put` waits for room.
 
-    Every learner worker takes batch `index` once; the batch is dropped when rank 0 has reported on it.
+    Every learner worker takes command `index` once; it is dropped when rank 0 has reported on it.
     """
 
     def __init__(self, capacity: int) -> None:
         self._capacity = capacity
-        self._batches: dict[int, TrainBatch | None] = {}
+        self._commands: dict[int, Command | None] = {}
         self._results: dict[int, dict[str, Any]] = {}
         self._changed = asyncio.Condition()
 
-    async def put(self, index: int, batch: TrainBatch | None) -> None:
-        """Add batch `index`; None tells the workers to leave their loop."""
+    async def put(self, index: int, command: Command | None) -> None:
+        """Add command `index`; None tells the workers to leave their loop."""
         async with self._changed:
-            await self._changed.wait_for(lambda: len(self._batches) < self._capacity or batch is None)
-            self._batches[index] = batch
+            await self._changed.wait_for(lambda: len(self._commands) < self._capacity or command is None)
+            self._commands[index] = command
             self._changed.notify_all()
 
-    async def take(self, index: int) -> TrainBatch | None:
-        """Wait for batch `index`. Called by every learner worker."""
+    async def take(self, index: int) -> Command | None:
+        """Wait for command `index`. Called by every learner worker."""
         async with self._changed:
-            await self._changed.wait_for(lambda: index in self._batches)
-            return self._batches[index]
+            await self._changed.wait_for(lambda: index in self._commands)
+            return self._commands[index]
 
     async def report(self, index: int, result: dict[str, Any]) -> None:
-        """Rank 0 hands in what came of batch `index` (-1: the workers are ready), which frees its place."""
+        """Rank 0 hands in what came of command `index` (-1: the workers are ready), which frees its place."""
         async with self._changed:
-            self._batches.pop(index, None)
+            self._commands.pop(index, None)
             self._results[index] = result
             self._changed.notify_all()
 
     async def result(self, index: int) -> dict[str, Any]:
-        """Wait for and remove the result of batch `index`."""
+        """Wait for and remove the result of command `index`."""
         async with self._changed:
             await self._changed.wait_for(lambda: index in self._results)
             return self._results.pop(index)

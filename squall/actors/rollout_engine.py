@@ -16,7 +16,7 @@ from typing import Any, Literal
 import ray
 from pydantic import Field, model_validator
 
-from squall.actors.weight_transfer import BACKEND
+from squall.actors.weight_transfer import VLLM_NAMES, Backend
 from squall.platform.config import Config
 from squall.platform.errors import DataError, SquallError
 from squall.platform.records import Branch, Clip, MediaType, Rollout, SamplingSpec
@@ -44,6 +44,9 @@ class EngineConfig(Config):
     """Share of a GPU's memory for weights and caches."""
     tensor_parallel_size: int = Field(1, ge=1)
     """GPUs that one copy of the policy is split over."""
+    weight_transfer: Backend = "shared_memory"
+    """How new weights reach the engines: `shared_memory` within one machine, `nccl` between GPUs, of other machines too, `ipc`
+    where learner workers and engines share GPUs."""
     enforce_eager: bool = True
     """Skip graph capture and compilation: starts sooner, decodes slower on a GPU."""
     kv_cache_gib: int = Field(1, ge=1)
@@ -58,6 +61,9 @@ class EngineConfig(Config):
         if self.tensor_parallel_size > 1 and self.gpus < self.tensor_parallel_size:
             raise ValueError(f"tensor_parallel_size {self.tensor_parallel_size} needs gpus >= "
                              f"{self.tensor_parallel_size}, got {self.gpus:g}")
+        if self.weight_transfer != "shared_memory" and not self.gpus:
+            raise ValueError(f"weight_transfer {self.weight_transfer} moves weights between GPUs and engine.gpus is 0; "
+                             "take shared_memory")
         return self
 
 
@@ -91,16 +97,17 @@ class RolloutEngine:
         self._bias = dict.fromkeys(banned_token_ids(load_processor(model_path)), BAN_BIAS)
         self._loop = asyncio.get_running_loop()
         self._llm = _start_llm(model_path, config)
-        self._connected = False
+        self._versioned = False
         self._updating = asyncio.Lock()
         self._counts = {"requests": 0, "answers": 0, "tokens": 0, "weight_updates": 0}
         self._active = 0
-        self._sync_s = 0.0
+        self._sync_s = self._update_started = 0.0
 
     async def ready(self) -> int:
         """Returns the process id once the engine can serve; its weights are version 0, those of the model directory."""
-        if not self._connected:
-            await self._connect()
+        if not self._versioned:
+            await self._llm.update_weight_version("0")
+            self._versioned = True
         await self._llm.check_health()
         return os.getpid()
 
@@ -113,13 +120,6 @@ class RolloutEngine:
         health = asyncio.run_coroutine_threadsafe(self._llm.check_health(), self._loop)
         await asyncio.wrap_future(health)
         return True
-
-    async def _connect(self) -> None:
-        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
-
-        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info={}))
-        await self._llm.update_weight_version("0")
-        self._connected = True
 
     async def generate(self, request: GenerateRequest, clip: Clip) -> tuple[Rollout, ...]:
         """Sample `request.n` answers about a clip; the prompt is prefilled once.
@@ -143,41 +143,47 @@ class RolloutEngine:
         """Tokens of a prompt with its clip's vision tokens."""
         return len((await self._render(prompt, clip))["prompt_token_ids"])
 
-    async def update_weights(self, path: str, version: int, vision_changed: bool) -> float:
-        """Let running requests end, take new weights, and forget what was computed from the old ones.
+    async def connect(self, init_info: dict[str, Any]) -> None:
+        """Join the learner's weight transfer; `init_info` is the back end's own."""
+        from vllm.distributed.weight_transfer.base import WeightTransferInitRequest
 
-        The cache of processed clips stays, because it depends on pixels alone; the encoder's goes only when the vision
-        tower has learned.
+        await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info))
 
-        Args:
-            path: a safetensors file on this node.
-            version: stamped on every rollout from now on.
-            vision_changed: whether the vision tower's weights differ.
+    async def start_weight_update(self) -> None:
+        """Let running requests end and hold new ones back until `finish_weight_update`."""
+        await self._updating.acquire()
+        self._update_started = time.monotonic()
+        await self._llm.pause_generation(mode="wait", clear_cache=False)
+        await self._llm.start_weight_update()
 
-        Returns:
-            Seconds during which nothing was sampled.
+    async def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Receive weights; `update_info` is the back end's own.
 
         Raises:
-            SquallError: the file is not on this node.
+            SquallError: weights in shared memory of another node.
         """
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        if not os.path.exists(path):
-            raise SquallError(f"weights {path} are not on this engine's node; weights travel through shared memory, so "
-                              "engines and learner must be on one machine")
-        async with self._updating:
-            started = time.monotonic()
-            await self._llm.pause_generation(mode="wait", clear_cache=False)
-            await self._llm.start_weight_update()
-            await self._llm.update_weights(WeightTransferUpdateRequest(update_info={"path": path}))
-            await self._llm.finish_weight_update(str(version))
-            await self._llm.reset_prefix_cache()
-            if vision_changed:
-                await self._llm.reset_encoder_cache()
-            await self._llm.resume_generation()
-            self._sync_s = time.monotonic() - started
-            self._counts["weight_updates"] += 1
-        return self._sync_s
+        path = update_info.get("path")
+        if path is not None and not os.path.exists(path):
+            raise SquallError(f"weights {path} are not on this engine's node; engine.weight_transfer shared_memory needs "
+                              "engines and learner on one machine: take nccl")
+        await self._llm.update_weights(WeightTransferUpdateRequest(update_info=update_info))
+
+    async def finish_weight_update(self, version: int, vision_changed: bool) -> None:
+        """Stamp `version` on every rollout from now on, forget what was computed from older weights, and go on.
+
+        The cache of processed clips stays, because it depends on pixels alone; the encoder's goes only when the vision
+        tower has learned.
+        """
+        await self._llm.finish_weight_update(str(version))
+        await self._llm.reset_prefix_cache()
+        if vision_changed:
+            await self._llm.reset_encoder_cache()
+        await self._llm.resume_generation()
+        self._sync_s = time.monotonic() - self._update_started
+        self._counts["weight_updates"] += 1
+        self._updating.release()
 
     async def weight_version(self) -> int:
         """Version of the weights that the next answer will be sampled from."""
@@ -221,7 +227,9 @@ class RolloutEngine:
 
 def _environment(config: EngineConfig) -> dict[str, str]:
     threads = str(max(1, int(config.cpus)))
-    return {
+    # IPC handles are Python objects, which vLLM hands to its own worker processes only when it is told that it may.
+    handles = {"VLLM_ALLOW_INSECURE_SERIALIZATION": "1"} if config.weight_transfer == "ipc" else {}
+    return handles | {
         "VLLM_CPU_KVCACHE_SPACE": str(config.kv_cache_gib),
         # vLLM's own choice pins every engine of a machine to the same cores.
         "VLLM_CPU_OMP_THREADS_BIND": "nobind",
@@ -239,7 +247,8 @@ def _start_llm(model_path: str, config: EngineConfig) -> Any:
         model=model_path, dtype=config.dtype, max_model_len=config.max_model_len, max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=max(8192, config.max_model_len), tensor_parallel_size=config.tensor_parallel_size,
         enforce_eager=config.enforce_eager, enable_prefix_caching=True, limit_mm_per_prompt={"video": 1, "image": 1},
-        logprobs_mode="processed_logprobs", weight_transfer_config=WeightTransferConfig(backend=BACKEND),
+        logprobs_mode="processed_logprobs",
+        weight_transfer_config=WeightTransferConfig(backend=VLLM_NAMES[config.weight_transfer]),
     )
     if config.gpus:
         arguments["gpu_memory_utilization"] = config.gpu_memory_utilization

@@ -11,7 +11,7 @@ from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import ray
 from pydantic import Field
@@ -22,7 +22,6 @@ from squall.actors.corruption_worker import CorruptionWorker
 from squall.actors.health import WorkerEvent, WorkerState, next_state
 from squall.actors.reward_worker import RewardWorker
 from squall.actors.rollout_engine import EngineConfig, GenerateRequest, RolloutEngine
-from squall.actors.weight_transfer import remove_weights
 from squall.algorithms.rewards import RewardConfig
 from squall.platform.config import Config
 from squall.platform.errors import DataError, SquallError
@@ -30,6 +29,13 @@ from squall.platform.models import ModelConfig, load_processor, render_prompt
 from squall.platform.prompts import build_messages, prompt_template
 from squall.platform.records import Branch, CorruptionSpec, MediaType, SamplingSpec, ScoredGroup, VideoSample
 from squall.platform.video import FrameSampling
+
+
+class Publisher(Protocol):
+    """Hands the learner's weights to the engines; `Learner.publish` is one."""
+
+    def __call__(self, version: int, *, reconnect: bool) -> Sequence[int]:
+        """Returns the numbers of engines that died meanwhile."""
 
 
 class WorkersConfig(Config):
@@ -136,7 +142,8 @@ class GroupSampler:
         self._engines: list[Any] = []
         self._corruption: list[Any] = []
         self._rewards: list[Any] = []
-        self._weights: tuple[str, int] | None = None
+        self._version = 0
+        self._publish: Publisher | None = None
         self._turn = 0
 
     def start(self, engines: bool = True) -> None:
@@ -218,18 +225,24 @@ class GroupSampler:
         except DataError as error:
             return SampledOutcome(flight.plan, failure=Failure(error.reason, str(error)))
         except RayError as error:
-            self._heal(flight.engine)
-            if flight.attempt + 1 < self._config.workers.max_attempts:
-                return None
-            message = f"sample {flight.plan.sample.id}: {flight.attempt + 1} attempts failed: {_last_line(error)}"
-            return SampledOutcome(flight.plan, failure=Failure("infrastructure", message))
+            return self._try_again(flight, _last_line(error))
+        if any(rollout.weight_version != self._version for rollout in scored.sampled.rollouts):
+            return self._try_again(flight, "answers from weights of another version")
         names = [scored.sampled.clip_hashes[branch] for branch in _branches(flight.plan)]
         return SampledOutcome(flight.plan, scored, dict(zip(names, flight.clips, strict=True)))
+
+    def _try_again(self, flight: _Flight, problem: str) -> SampledOutcome | None:
+        """None after mending what failed, or a counted failure when the attempts are used up."""
+        self._heal(flight.engine)
+        if flight.attempt + 1 < self._config.workers.max_attempts:
+            return None
+        message = f"sample {flight.plan.sample.id}: {flight.attempt + 1} attempts failed: {problem}"
+        return SampledOutcome(flight.plan, failure=Failure("infrastructure", message))
 
     def _heal(self, number: int) -> None:
         """Bring an engine that died back: Ray restarts it, and it is stale until it holds the current weights."""
         engine = self._engines[number]
-        if self._answers(engine):
+        if self._is_current(engine):
             return
         state = next_state(next_state(WorkerState.HEALTHY, WorkerEvent.DIED), WorkerEvent.RESTART)
         deadline = time.monotonic() + self._config.engine.startup_timeout_s
@@ -240,10 +253,16 @@ class GroupSampler:
             time.sleep(1.0)
         self._await_ready([engine], f"engine-{number}")
         state = next_state(state, WorkerEvent.STARTED)
-        if self._weights is not None:
-            path, version = self._weights
-            ray.get(engine.update_weights.remote(path, version, True), timeout=self._config.engine.startup_timeout_s)
+        if self._publish is not None and self._version:
+            self._publish(self._version, reconnect=True)
         next_state(state, WorkerEvent.SYNCED)
+
+    def _is_current(self, engine: Any) -> bool:
+        try:
+            ray.get(engine.ready.remote(), timeout=10)
+            return ray.get(engine.weight_version.remote(), timeout=10) == self._version
+        except (RayError, TimeoutError):
+            return False
 
     @staticmethod
     def _answers(engine: Any) -> bool:
@@ -279,21 +298,28 @@ class GroupSampler:
         clips = {hashes[branch]: clip for branch, clip in zip(branches, references[1:], strict=True)}
         return Prepared(plan, self._prompt(plan.sample), hashes, clips)
 
-    def update_weights(self, path: str, version: int) -> None:
-        """Give every engine new weights; the file is freed once a later version replaces it."""
-        vision = self._config.model.train_vision
-        ray.get([engine.update_weights.remote(path, version, vision) for engine in self._engines],
-                timeout=self._config.engine.startup_timeout_s)
-        if self._weights is not None:
-            remove_weights(self._weights[0])
-        self._weights = (path, version)
+    @property
+    def engines(self) -> Sequence[Any]:
+        """Handles of the rollout engines."""
+        return tuple(self._engines)
+
+    def connect(self, publish: Publisher) -> None:
+        """Say who hands weights to the engines, for `update_weights` and for an engine that comes back after it died."""
+        self._publish = publish
+
+    def update_weights(self, version: int) -> None:
+        """Have the learner's weights handed to every engine under a version; engines that die meanwhile are brought back."""
+        if self._publish is None:
+            raise SquallError("update_weights before connect: nobody has weights to hand over")
+        lost = self._publish(version, reconnect=False)
+        self._version = version
+        for number in lost:
+            self._heal(number)
 
     def stop(self) -> None:
-        """End all actors and free published weights."""
+        """End all actors."""
         for actor in (*self._engines, *self._corruption, *self._rewards):
             ray.kill(actor)
-        if self._weights is not None:
-            remove_weights(self._weights[0])
 
 
 def _branches(plan: GroupPlan) -> list[Branch]:

@@ -1,30 +1,143 @@
-"""New weights for running engines through vLLM's own weight-transfer interface: safetensors in shared memory.
+"""New weights for running engines through vLLM's own weight-transfer interface, driven by the learner.
 
-vLLM loads `register` in every process through the ``vllm.general_plugins`` entry point. vLLM itself is imported when that
-runs, never when this module is.
+Three back ends: shared memory (Squall's: safetensors in memory that learner and engines of one machine share), NCCL and CUDA
+IPC (vLLM's). The learner's rank 0 sends; `EngineFleet` carries the control messages to the engine actors. vLLM loads
+`register` in every process through the ``vllm.general_plugins`` entry point; vLLM itself is imported when that runs and when a
+back end of its own is opened, never when this module is.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
+import socket
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 from uuid import uuid4
+
+import ray
+from ray.exceptions import RayActorError
 
 if TYPE_CHECKING:
     import torch
 
-BACKEND = "squall_shared_memory"
+Backend = Literal["shared_memory", "nccl", "ipc"]
+VLLM_NAMES: Mapping[str, str] = {"shared_memory": "squall_shared_memory", "nccl": "nccl", "ipc": "ipc"}
+"""What vLLM knows each back end as."""
 SHARED_MEMORY = Path("/dev/shm")
 PREFIX = "squall-weights-"
 
 
-def publish_weights(weights: Mapping[str, torch.Tensor], version: int) -> Path:
-    """Write weights where engines of this machine can map them; the caller removes the file after the update.
+class WeightSource(Protocol):
+    """The learner's weights, whole, in one order on every rank; vLLM's protocol of the same name."""
 
-    Files of learners that are gone, killed before anyone removed them, are freed first.
-    """
+    def metadata(self) -> Sequence[Any]:
+        """Objects with `name`, `dtype` and `shape` (tuple), one for each tensor of the iteration."""
+
+    def __iter__(self) -> Iterator[tuple[str, torch.Tensor]]:
+        """Name and tensor; a collective, so every rank iterates. Ranks that do not send may yield nothing."""
+
+
+class Sender(Protocol):
+    """The sending side of a back end, open on every learner rank."""
+
+    def send_weights(self) -> None:
+        """Give every engine the current weights; a collective."""
+
+    def shutdown(self) -> None:
+        """Close the connection."""
+
+
+class EngineFleet:
+    """vLLM's weight-sync client over engine actors. An engine that dies on the way is noted and left out."""
+
+    def __init__(self, engines: Sequence[Any], ranks_per_engine: int, vision_changed: bool, timeout_s: float) -> None:
+        self.engines, self.ranks_per_engine = list(engines), ranks_per_engine
+        self.version = 0
+        """Version under which the next weights go out."""
+        self.lost: list[int] = []
+        """Numbers of the engines that died during the last update."""
+        self._vision_changed, self._timeout_s = vision_changed, timeout_s
+
+    def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
+        """Connect every engine; in a process group engine i takes the ranks after the sender's and its predecessors'."""
+        ranks, self.lost = self.ranks_per_engine, []
+        self._call("connect", [init_info | ({"rank_offset": 1 + i * ranks} if "rank_offset" in init_info else {})
+                               for i in range(len(self.engines))])
+
+    def start_weight_update(self) -> None:
+        """Let running requests end and hold new ones back."""
+        self.lost = []
+        self._call("start_weight_update")
+
+    def update_weights(self, update_info: dict[str, Any]) -> None:
+        """Receive weights."""
+        self._call("update_weights", [update_info] * len(self.engines))
+
+    def finish_weight_update(self, weight_version: str | None = None) -> None:
+        """Stamp the version, forget what was computed from older weights, go on."""
+        version = self.version if weight_version is None else int(weight_version)
+        self._call("finish_weight_update", [version] * len(self.engines), [self._vision_changed] * len(self.engines))
+
+    def _call(self, method: str, *arguments: Sequence[Any]) -> None:
+        alive = [i for i in range(len(self.engines)) if i not in self.lost]
+        calls = {i: getattr(self.engines[i], method).remote(*(values[i] for values in arguments)) for i in alive}
+        for number, reference in calls.items():
+            try:
+                ray.get(reference, timeout=self._timeout_s)
+            except RayActorError:
+                self.lost.append(number)
+
+
+def open_sender(backend: Backend, rank: int, fleet: EngineFleet, source: WeightSource) -> Sender:
+    """Connect learner and engines. Called on every learner rank; returns when the engines are connected."""
+    if backend == "shared_memory":
+        return SharedMemorySender(rank, fleet, source)
+    from vllm.distributed.weight_transfer import WeightTransferTrainerFactory
+
+    return WeightTransferTrainerFactory.trainer_init(_init_info(backend, rank, fleet), client=fleet, source=source)
+
+
+def _init_info(backend: Backend, rank: int, fleet: EngineFleet) -> Any:
+    if backend == "ipc":
+        from vllm.distributed.weight_transfer.ipc_engine import IPCTrainerInitInfo
+
+        return IPCTrainerInitInfo(rank=rank, packed=True)
+    from vllm.distributed.weight_transfer.nccl_engine import NCCLTrainerInitInfo
+
+    with socket.socket() as probe:
+        probe.bind(("", 0))
+        port = probe.getsockname()[1]
+    return NCCLTrainerInitInfo(ray.util.get_node_ip_address(), port, 1 + len(fleet.engines) * fleet.ranks_per_engine, rank=rank)
+
+
+class SharedMemorySender:
+    """Writes weights where engines of this machine map them, and frees them when all have."""
+
+    def __init__(self, rank: int, fleet: EngineFleet, source: WeightSource) -> None:
+        self._rank, self._fleet, self._source = rank, fleet, source
+        if rank == 0:
+            fleet.init_weight_transfer_engine({})
+
+    def send_weights(self) -> None:
+        """Give every engine the current weights; a collective."""
+        weights = {name: tensor.cpu() for name, tensor in self._source}
+        if self._rank:
+            return
+        path = write_weights(weights, self._fleet.version)
+        try:
+            self._fleet.start_weight_update()
+            self._fleet.update_weights({"path": str(path)})
+            self._fleet.finish_weight_update()
+        finally:
+            path.unlink(missing_ok=True)
+
+    def shutdown(self) -> None:
+        """There is no connection to close."""
+
+
+def write_weights(weights: Mapping[str, torch.Tensor], version: int) -> Path:
+    """Write weights to shared memory, after freeing those of learners that were killed before they could."""
     from safetensors.torch import save_file
 
     folder = SHARED_MEMORY if os.access(SHARED_MEMORY, os.W_OK) else Path(os.environ.get("TMPDIR", "/tmp"))
@@ -35,13 +148,6 @@ def publish_weights(weights: Mapping[str, torch.Tensor], version: int) -> Path:
     return path
 
 
-def remove_weights(path: str | Path) -> None:
-    """Free the memory of published weights. Files that this module did not write are left alone."""
-    file = Path(path)
-    if file.name.startswith(PREFIX):
-        file.unlink(missing_ok=True)
-
-
 def _remove_orphans(folder: Path) -> None:
     for path in folder.glob(f"{PREFIX}{os.getuid()}-*"):
         owner = path.name.removeprefix(PREFIX).split("-")[1]
@@ -50,9 +156,10 @@ def _remove_orphans(folder: Path) -> None:
 
 
 def register() -> None:
-    """Make the back end known to vLLM. Called by vLLM in each of its processes."""
+    """Make the shared-memory back end known to vLLM. Called by vLLM in each of its processes."""
     from vllm.distributed.weight_transfer.factory import WeightTransferEngineFactory
 
-    if BACKEND not in WeightTransferEngineFactory._registry:
-        WeightTransferEngineFactory.register_engine(BACKEND, "squall.actors.shared_memory_transfer",
+    name = VLLM_NAMES["shared_memory"]
+    if name not in WeightTransferEngineFactory._registry:
+        WeightTransferEngineFactory.register_engine(name, "squall.actors.shared_memory_transfer",
                                                     "SharedMemoryWeightTransferEngine")

@@ -17,6 +17,7 @@ from squall.actors.cluster import Demand, ResourcePlan, start_ray, stop_ray
 from squall.actors.learner import Learner, LearnerConfig, Objective
 from squall.actors.rollout_engine import EngineConfig
 from squall.actors.sampling import GroupPlan, GroupSampler, SamplerConfig, WorkersConfig
+from squall.actors.weight_transfer import EngineFleet
 from squall.algorithms.corruption import KINDS
 from squall.algorithms.rewards import RewardConfig
 from squall.algorithms.tgrpo import TGRPOConfig
@@ -88,6 +89,13 @@ class SessionConfig(Config):
     """Corruption and reward workers."""
     tracking: TrackingConfig = TrackingConfig()
     """TensorBoard and Weights & Biases."""
+
+
+def refuse_sharded_adapters(model: ModelConfig, learner: LearnerConfig) -> None:
+    """Raise ValueError for a model and a learner that do not go together."""
+    if model.lora is not None and learner.optimiser.zero_stage == 3:
+        raise ValueError("model.lora with learner.optimiser.zero_stage 3: adapters cannot be merged into sharded weights; "
+                         "take zero_stage 2")
 
 
 class Session:
@@ -169,10 +177,14 @@ class Session:
         """Start the Ray Train workers and wait until they hold the model."""
         with self.phase("learner"):
             model = self.config.model.model_copy(update={"path": self.model_path})  # workers run in other directories
-            handle = Learner(learner, model, objective, self.run.path, total_steps=self._total_steps,
-                             tgrpo=tgrpo, temperature=temperature, seed=self.config.seed)
+            engine = self.config.engine
+            fleet = EngineFleet(self.sampler.engines, engine.tensor_parallel_size, model.train_vision, engine.request_timeout_s)
+            handle = Learner(learner, model, objective, self.run.path, total_steps=self._total_steps, tgrpo=tgrpo,
+                             temperature=temperature, seed=self.config.seed, fleet=fleet,
+                             weight_transfer=engine.weight_transfer)
             self._stack.callback(handle.stop)
             handle.start()
+            self.sampler.connect(handle.publish)
         return handle
 
     @contextmanager

@@ -20,7 +20,14 @@ from squall.actors.sampling import GroupPlan, GroupSampler, Prepared
 from squall.algorithms.corruption import sample_spec
 from squall.algorithms.rewards import RewardConfig
 from squall.jobs import heldout
-from squall.jobs.session import CorruptionConfig, Session, SessionConfig, learner_demand, rollout_demands
+from squall.jobs.session import (
+    CorruptionConfig,
+    Session,
+    SessionConfig,
+    learner_demand,
+    refuse_sharded_adapters,
+    rollout_demands,
+)
 from squall.platform.errors import DataError
 from squall.platform.manifest import Manifest, epoch_order
 from squall.platform.models import load_processor
@@ -47,7 +54,8 @@ class SFTJobConfig(SessionConfig):
     """Write a checkpoint every so many steps; 0 writes only the last."""
 
     @model_validator(mode="after")
-    def _divides(self) -> SFTJobConfig:
+    def _consistent(self) -> SFTJobConfig:
+        refuse_sharded_adapters(self.model, self.learner)
         split = self.learner.workers * self.learner.updates_per_step
         if self.samples_per_step % split:
             raise ValueError(f"samples_per_step {self.samples_per_step} does not divide over learner.workers "
@@ -76,17 +84,17 @@ def train(config: SFTJobConfig) -> Path:
         before = session.evaluate(questions, step=0)
         with session.progress.phase("train"):
             for step in range(config.steps):
-                weights = train_step(config, session, stream, sampler, learner, step)
+                train_step(config, session, stream, sampler, learner, step)
         if questions:
-            sampler.update_weights(weights, config.steps)
+            sampler.update_weights(config.steps)
         after = session.evaluate(questions, step=config.steps)
         session.finish(before, after, questions)
     return session.run.latest_checkpoint()
 
 
 def train_step(config: SFTJobConfig, session: Session, stream: TargetStream, sampler: GroupSampler, learner: Learner,
-               step: int) -> str:
-    """Prepare clips, learn, record; returns where the last step's weights are. Engines are not needed until then."""
+               step: int) -> None:
+    """Prepare clips, learn, record. Engines are not needed until the last step is done."""
     session.begin_step()
     with session.phase("corrupt"):
         sequences, clips, dropped = stream.take(sampler)
@@ -95,12 +103,10 @@ def train_step(config: SFTJobConfig, session: Session, stream: TargetStream, sam
     with ExitStack() as stack:
         path = stack.enter_context(session.checkpoint(step + 1)) if due else None
         with session.phase("learn"):
-            result = learner.step(TrainBatch(step, sequences, clips, publish_weights=last,
-                                             checkpoint=str(path) if path else None))
+            result = learner.step(TrainBatch(step, sequences, clips, str(path) if path else None))
     names = ("loss", "entropy", "learning_rate", "grad_norm", "tokens")
     metrics = {name: result[name] for name in names}
     session.record_step(step + 1, metrics | {f"dropped/{reason}": count for reason, count in dropped.items()})
-    return result.get("weights_path", "")
 
 
 class TargetStream:

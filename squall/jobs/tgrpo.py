@@ -23,7 +23,14 @@ from squall.algorithms.corruption import sample_spec
 from squall.algorithms.rewards import RewardConfig
 from squall.algorithms.tgrpo import TGRPOConfig, group_advantages, has_signal, preset
 from squall.jobs import heldout
-from squall.jobs.session import CorruptionConfig, Session, SessionConfig, learner_demand, rollout_demands
+from squall.jobs.session import (
+    CorruptionConfig,
+    Session,
+    SessionConfig,
+    learner_demand,
+    refuse_sharded_adapters,
+    rollout_demands,
+)
 from squall.platform.errors import SquallError
 from squall.platform.manifest import Manifest, epoch_order
 from squall.platform.records import Branch, SamplingSpec, ScoredGroup, TrainGroup, VideoSample
@@ -71,9 +78,10 @@ class TGRPOJobConfig(SessionConfig):
                              for name, section in sections.items()}}
 
     @model_validator(mode="after")
-    def _divides(self) -> TGRPOJobConfig:
+    def _consistent(self) -> TGRPOJobConfig:
         per_group = trained_answers(self.tgrpo)
         answers = self.groups_per_step * per_group
+        refuse_sharded_adapters(self.model, self.learner)
         split = self.learner.workers * self.learner.updates_per_step
         if answers % split:
             raise ValueError(
@@ -118,7 +126,7 @@ def train_step(config: TGRPOJobConfig, session: Session, stream: GroupStream, sa
         with session.phase("learn"):
             result = learner.step(train_batch(config, step, batch, path))
     with session.phase("sync"):
-        sampler.update_weights(result["weights_path"], step + 1)
+        sampler.update_weights(step + 1)
     with session.phase("record"):
         session.store.write(step, batch.groups, [(reason, group.scored) for reason, group in batch.dropped])
     session.record_step(step + 1, step_metrics(batch, result))
@@ -270,8 +278,7 @@ def train_batch(config: TGRPOJobConfig, step: int, batch: StepBatch, checkpoint:
     split = config.learner.workers * config.learner.updates_per_step
     sequences = sequences[:len(sequences) // split * split]  # only a step cut short by max_sampled_groups loses any
     clips = {sequence.clip_hash: batch.clips[sequence.clip_hash] for sequence in sequences}
-    return TrainBatch(step, tuple(sequences), clips, publish_weights=True,
-                      checkpoint=str(checkpoint) if checkpoint else None)
+    return TrainBatch(step, tuple(sequences), clips, str(checkpoint) if checkpoint else None)
 
 
 def step_metrics(batch: StepBatch, result: Mapping[str, Any]) -> dict[str, float]:

@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 from squall.actors.deepspeed_backend import OptimiserConfig
 from squall.actors.learner import Learner, LearnerConfig, learning_rate_at
 from squall.actors.rollout_buffer import TrainBatch, TrainSequence
-from squall.actors.weight_transfer import remove_weights
+from squall.actors.rollout_engine import GenerateRequest
+from squall.actors.weight_transfer import EngineFleet, open_sender
 from squall.algorithms.tgrpo import TGRPOConfig
 from squall.platform.errors import SquallError
 from squall.platform.models import LoraConfig, ModelConfig, load_policy, load_processor, render_prompt
-from squall.platform.records import make_clip
+from squall.platform.records import Branch, SamplingSpec, make_clip
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +35,7 @@ def batch(ray_cluster: object, policy_dir: Path) -> TrainBatch:
             text = f"<think>red</think><answer>{letter}</answer><|im_end|>"
             ids = tuple(processor.tokenizer(text)["input_ids"])
             sequences.append(TrainSequence(prompt, clip.content_hash, ids, advantage, tuple([-0.5] * len(ids))))
-    return TrainBatch(0, tuple(sequences), clips, publish_weights=True)
+    return TrainBatch(0, tuple(sequences), clips)
 
 
 def train(batch: TrainBatch, path: Path, workers: int, zero_stage: int, model: ModelConfig | None = None) -> list[dict]:
@@ -43,7 +44,7 @@ def train(batch: TrainBatch, path: Path, workers: int, zero_stage: int, model: M
     learner = Learner(config, model or ModelConfig(), "tgrpo", path, total_steps=2, tgrpo=TGRPOConfig())
     learner.start()
     try:
-        return [learner.step(batch) for _ in range(2)]
+        return [learner.step(replace(batch, checkpoint=str(path / "checkpoint"))) for _ in range(2)]
     finally:
         learner.stop()
 
@@ -51,15 +52,12 @@ def train(batch: TrainBatch, path: Path, workers: int, zero_stage: int, model: M
 @pytest.fixture(scope="module")
 def one_worker(batch: TrainBatch, tmp_path_factory: pytest.TempPathFactory) -> tuple[list[dict], dict]:
     """Results of two steps on one worker without ZeRO, and the weights after them."""
-    results = train(batch, tmp_path_factory.mktemp("one"), workers=1, zero_stage=0)
-    return results, take_weights(results)
+    path = tmp_path_factory.mktemp("one")
+    return train(batch, path, workers=1, zero_stage=0), saved_weights(path)
 
 
-def take_weights(results: list[dict]) -> dict:
-    weights = load_file(results[-1]["weights_path"])
-    for result in results:
-        remove_weights(result["weights_path"])
-    return weights
+def saved_weights(path: Path) -> dict:
+    return load_file(path / "checkpoint" / "model.safetensors")
 
 
 @pytest.mark.cluster
@@ -74,23 +72,45 @@ def test_one_and_two_workers_give_the_same_losses_and_weights(batch: TrainBatch,
             assert second[name] == pytest.approx(first[name], rel=1e-4, abs=1e-6), name
         assert first["grad_norm"] > 0 and second["grad_norm"] == pytest.approx(first["grad_norm"], rel=1e-3)
     assert one[0]["loss"] != pytest.approx(one[1]["loss"], rel=1e-2)
-    others = take_weights(two)
+    others = saved_weights(tmp_path)
     assert weights.keys() == others.keys()
     assert max(float((weights[name] - others[name]).abs().max()) for name in weights) < 1e-3
 
 
 @pytest.mark.cluster
-def test_lora_moves_the_language_model_alone_and_publishes_whole_weights(batch: TrainBatch, policy_dir: Path,
-                                                                         tmp_path: Path) -> None:
-    checkpoint = tmp_path / "checkpoint"
-    results = train(replace(batch, checkpoint=str(checkpoint)), tmp_path, 1, 0, ModelConfig(lora=LoraConfig(rank=4)))
+def test_lora_moves_the_language_model_alone_and_saves_whole_weights(batch: TrainBatch, policy_dir: Path,
+                                                                     tmp_path: Path) -> None:
+    results = train(batch, tmp_path, 1, 0, ModelConfig(lora=LoraConfig(rank=4)))
     assert results[1]["loss"] != pytest.approx(results[0]["loss"], rel=1e-2)
-    published, initial = take_weights(results), load_policy(str(policy_dir)).state_dict()
-    assert published.keys() == initial.keys()
-    moved = {name for name in published if not torch.equal(published[name], initial[name])}
+    saved, initial = load_policy(str(tmp_path / "checkpoint")).state_dict(), load_policy(str(policy_dir)).state_dict()
+    assert saved.keys() == initial.keys()
+    moved = {name for name in saved if not torch.equal(saved[name], initial[name])}
     assert moved and all("language_model" in name and "_proj." in name for name in moved)
-    saved = load_policy(str(checkpoint)).state_dict()
-    assert all(torch.equal(saved[name], published[name]) for name in published)
+
+
+@pytest.mark.cluster
+def test_two_sharded_workers_hand_their_weights_to_an_engine(batch: TrainBatch, engine: object, policy_dir: Path,
+                                                             tmp_path: Path) -> None:
+    fleet = EngineFleet([engine], 1, vision_changed=True, timeout_s=60)
+    config = LearnerConfig(workers=2, cpus=0.5, sequences_per_microbatch=4,
+                           optimiser=OptimiserConfig(learning_rate=1e-3, zero_stage=3))
+    learner = Learner(config, ModelConfig(), "tgrpo", tmp_path, total_steps=2, tgrpo=TGRPOConfig(), fleet=fleet)
+    learner.start()
+    try:
+        clip = next(iter(batch.clips.values()))
+        request = GenerateRequest(batch.sequences[0].prompt, "s", "s#0", Branch.CLEAN, 1, SamplingSpec(0.0, 1.0, 8, 0))
+        before = ray.get(engine.generate.remote(request, clip), timeout=60)[0]
+        learner.step(batch)
+        assert learner.publish(1) == []
+        after = ray.get(engine.generate.remote(request, clip), timeout=60)[0]
+        assert (before.weight_version, after.weight_version) == (0, 1)
+        assert after.logprobs != before.logprobs
+        assert learner.publish(2, reconnect=True) == []
+    finally:
+        learner.stop()
+        fleet.version = 0
+        open_sender("shared_memory", 0, fleet, load_policy(str(policy_dir)).state_dict().items()).send_weights()
+    assert ray.get(engine.generate.remote(request, clip), timeout=60)[0].logprobs == pytest.approx(before.logprobs, abs=1e-5)
 
 
 @pytest.mark.cluster

@@ -1,11 +1,14 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 import ray
+import torch
 
 from squall.actors.rollout_engine import GenerateRequest
+from squall.actors.weight_transfer import PREFIX, SHARED_MEMORY, EngineFleet, open_sender
 from squall.platform.errors import DataError
 from squall.platform.models import load_policy, load_processor
 from squall.platform.records import Branch, SamplingSpec
@@ -103,22 +106,17 @@ def test_control_calls_answer_while_generating(engine, random_clip):
 
 
 def test_new_weights_change_what_is_sampled_and_old_ones_bring_it_back(engine, random_clip, policy_dir: Path):
-    import torch
-
-    from squall.actors.weight_transfer import publish_weights, remove_weights
-
-    clip, model = ray.put(random_clip(8)), load_policy(str(policy_dir))
+    clip, original = ray.put(random_clip(8)), load_policy(str(policy_dir)).state_dict()
     before = ask(engine, clip)[0]
-    original = {name: tensor.clone() for name, tensor in model.state_dict().items()}
     torch.manual_seed(0)
     changed = {name: tensor + 0.05 * torch.randn_like(tensor) for name, tensor in original.items()}
+    fleet = EngineFleet([engine], 1, vision_changed=True, timeout_s=60)
     seen = []
     for version, weights in ((7, changed), (0, original)):
-        path = publish_weights(weights, version)
+        fleet.version = version
         running = engine.generate.remote(request("running", n=8, sampling=SamplingSpec(max_tokens=64, seed=2)), clip)
-        ray.get(engine.update_weights.remote(str(path), version, True), timeout=60)
-        remove_weights(path)
-        assert not path.exists()
+        open_sender("shared_memory", 0, fleet, weights.items()).send_weights()
+        assert fleet.lost == [] and not list(SHARED_MEMORY.glob(f"{PREFIX}{os.getuid()}-{os.getpid()}-*"))
         assert ray.get(engine.weight_version.remote()) == version
         assert len({rollout.weight_version for rollout in ray.get(running)}) == 1
         seen.append(ask(engine, clip)[0])
@@ -131,5 +129,5 @@ def test_new_weights_change_what_is_sampled_and_old_ones_bring_it_back(engine, r
 
 def test_weights_that_are_not_on_this_node_are_refused(engine):
     with pytest.raises(Exception, match="are not on this engine's node"):
-        ray.get(engine.update_weights.remote("/nowhere/weights.safetensors", 3, False), timeout=30)
+        ray.get(engine.update_weights.remote({"path": "/nowhere/weights.safetensors"}), timeout=30)
     assert ray.get(engine.weight_version.remote()) == 0

@@ -11,11 +11,12 @@ import ray
 
 from squall.actors.rollout_engine import EngineConfig
 from squall.actors.sampling import GroupPlan, GroupSampler, SamplerConfig, WorkersConfig
+from squall.actors.weight_transfer import EngineFleet, open_sender
 from squall.algorithms.corruption import make_spec
 from squall.algorithms.rewards import RewardConfig
 from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
 from squall.platform.manifest import load_manifest
-from squall.platform.models import ModelConfig
+from squall.platform.models import ModelConfig, load_policy
 from squall.platform.records import Branch, SamplingSpec
 from squall.platform.video import FrameSampling
 
@@ -64,4 +65,25 @@ def test_an_engine_killed_at_work_comes_back_and_nothing_is_lost_or_doubled(samp
     assert len({outcome.plan.group_id for outcome in outcomes}) == len(plans) - 1
     assert all(len(outcome.scored.sampled.rollouts) == 4 for outcome in outcomes)
     texts = [[rollout.text for rollout in outcome.scored.sampled.rollouts] for outcome in (*before, *outcomes[:2])]
+    assert texts[:2] == texts[2:]
+
+
+def test_an_engine_that_comes_back_samples_from_the_current_weights(sampler: GroupSampler, plans: list[GroupPlan],
+                                                                    policy_dir: Path) -> None:
+    weights = {name: tensor * 1.05 for name, tensor in load_policy(str(policy_dir)).state_dict().items()}
+    fleet = EngineFleet(sampler.engines, 1, vision_changed=True, timeout_s=120)
+
+    def publish(version: int, *, reconnect: bool) -> list[int]:
+        fleet.version = version
+        open_sender("shared_memory", 0, fleet, weights.items()).send_weights()
+        return fleet.lost
+
+    sampler.connect(publish)
+    sampler.update_weights(3)
+    before = sampler.run(plans[:2])
+    os.kill(ray.get(sampler.engines[0].ready.remote()), signal.SIGKILL)
+    after = sampler.run(plans[:2])
+    versions = {rollout.weight_version for outcome in (*before, *after) for rollout in outcome.scored.sampled.rollouts}
+    assert versions == {3}
+    texts = [[rollout.text for rollout in outcome.scored.sampled.rollouts] for outcome in (*before, *after)]
     assert texts[:2] == texts[2:]

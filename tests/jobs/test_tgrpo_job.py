@@ -88,3 +88,12 @@ def test_a_preset_fills_what_the_configuration_leaves_open() -> None:
     assert published.tgrpo.kl_beta == 0.2 and published.rewards.published_quirks
     with pytest.raises(ConfigError, match="unknown preset 'video-r1'. Did you mean 'video_r1'"):
         load_config(TGRPOJobConfig, "@tgrpo", ["preset=video-r1"])
+
+
+@pytest.mark.parametrize(("overrides", "message"), [
+    (["engine.weight_transfer=nccl"], "weight_transfer nccl moves weights between GPUs and engine.gpus is 0"),
+    (["model.lora={}", "learner.optimiser.zero_stage=3"], "adapters cannot be merged into sharded weights"),
+])
+def test_what_does_not_go_together_is_refused(overrides: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        config(*overrides)
