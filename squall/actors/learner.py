@@ -346,7 +346,8 @@ class LearnerWorker:
             self.sender.shutdown()
             self.sender = None
         if self.sender is None:
-            self.sender = open_sender(self.weight_transfer, self.rank, self.fleet, LearnerWeights(self))
+            source = LearnerWeights(self, everywhere=self.weight_transfer == "ipc")  # each rank shares its own GPU's
+            self.sender = open_sender(self.weight_transfer, self.rank, self.fleet, source)
         self.sender.send_weights()
         return {"lost": self.fleet.lost}
 
@@ -369,10 +370,13 @@ class TensorShape:
 
 
 class LearnerWeights:
-    """All weights, adapters merged, named as in the model's own state dictionary; every rank iterates, rank 0 receives."""
+    """All weights, adapters merged, named as in the model's own state dictionary.
 
-    def __init__(self, worker: LearnerWorker) -> None:
-        self._worker = worker
+    Every rank iterates; rank 0 receives them, or with `everywhere` every rank.
+    """
+
+    def __init__(self, worker: LearnerWorker, everywhere: bool = False) -> None:
+        self._worker, self._keep = worker, everywhere or worker.rank == 0
 
     def metadata(self) -> list[TensorShape]:
         """Name, type and whole shape of every tensor of the iteration, without gathering any."""
@@ -381,7 +385,7 @@ class LearnerWeights:
 
     def __iter__(self) -> Iterator[tuple[str, Any]]:
         worker = self._worker
-        tensors = worker.backend.gathered(self._named(), worker.settings.optimiser.zero_stage == 3, keep=worker.rank == 0)
+        tensors = worker.backend.gathered(self._named(), worker.settings.optimiser.zero_stage == 3, self._keep)
         if worker.model_config.lora is None:
             yield from tensors
             return
