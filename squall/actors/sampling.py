@@ -143,6 +143,7 @@ class GroupSampler:
         self._corruption: list[Any] = []
         self._rewards: list[Any] = []
         self._version = 0
+        self._processes: list[int] = []
         self._publish: Publisher | None = None
         self._turn = 0
 
@@ -245,6 +246,15 @@ class GroupSampler:
         if self._is_current(engine):
             return
         state = next_state(next_state(WorkerState.HEALTHY, WorkerEvent.DIED), WorkerEvent.RESTART)
+        self._await_process(number)
+        state = next_state(state, WorkerEvent.STARTED)
+        if self._publish is not None and self._version:
+            self._publish(self._version, reconnect=True)
+        next_state(state, WorkerEvent.SYNCED)
+
+    def _await_process(self, number: int) -> int:
+        """Wait until an engine can serve, restarted if need be; returns its process id."""
+        engine = self._engines[number]
         deadline = time.monotonic() + self._config.engine.startup_timeout_s
         while not self._answers(engine):
             if time.monotonic() > deadline:
@@ -252,10 +262,7 @@ class GroupSampler:
                                   "see the Ray logs, or raise engine.startup_timeout_s")
             time.sleep(1.0)
         self._await_ready([engine], f"engine-{number}")
-        state = next_state(state, WorkerEvent.STARTED)
-        if self._publish is not None and self._version:
-            self._publish(self._version, reconnect=True)
-        next_state(state, WorkerEvent.SYNCED)
+        return ray.get(engine.ready.remote(), timeout=self._config.engine.startup_timeout_s)
 
     def _is_current(self, engine: Any) -> bool:
         try:
@@ -311,8 +318,9 @@ class GroupSampler:
         """Have the learner's weights handed to every engine under a version; engines that die meanwhile are brought back."""
         if self._publish is None:
             raise SquallError("update_weights before connect: nobody has weights to hand over")
-        lost = self._publish(version, reconnect=False)
-        self._version = version
+        processes = [self._await_process(number) for number in range(len(self._engines))]
+        lost = self._publish(version, reconnect=processes != self._processes)  # one may have died while nothing was asked
+        self._processes, self._version = processes, version
         for number in lost:
             self._heal(number)
 

@@ -87,3 +87,8 @@ def test_an_engine_that_comes_back_samples_from_the_current_weights(sampler: Gro
     assert versions == {3}
     texts = [[rollout.text for rollout in outcome.scored.sampled.rollouts] for outcome in (*before, *after)]
     assert texts[:2] == texts[2:]
+
+    os.kill(ray.get(sampler.engines[0].ready.remote()), signal.SIGKILL)  # while nothing is asked
+    sampler.update_weights(4)
+    idle = sampler.run(plans[:2])
+    assert {rollout.weight_version for outcome in idle for rollout in outcome.scored.sampled.rollouts} == {4}
