@@ -55,7 +55,7 @@ def build_app(jobs: Sequence[Job]) -> typer.Typer:
 def overview(jobs: Sequence[Job]) -> str:
     """The text of `squall --help`."""
     lines = [f"Squall {squall.__version__}: reinforcement learning for video models that have to work outside, on Ray.",
-             "", "Usage: squall COMMAND [CONFIG] [key=value ...]", ""]
+             "", "Usage: squall COMMAND [CONFIG or arguments] [key=value ...]", ""]
     width = max(len(job.name) for job in jobs)
     for title, group in groupby(jobs, lambda job: job.command[0] if len(job.command) > 1 else "start here"):
         lines.append(f"{title.capitalize()}:")
@@ -73,10 +73,39 @@ def job_help(job: Job) -> str:
 
     model, _ = job.load()
     default = job.default_config or "the defaults below"
+    words = " ".join(argument.upper() for argument in job.arguments) or "[CONFIG]"
+    source = [f"CONFIG: a YAML file or a packaged one ({', '.join(packaged_configs())}); without it: {default}."]
     return "\n".join([
-        f"Usage: squall {job.name} [CONFIG] [key=value ...]", "", f"{job.summary}.", "", f"  {job.example}", "",
-        f"CONFIG: a YAML file or a packaged one ({', '.join(packaged_configs())}); without it: {default}.",
-        "A key that is true or false may be written --key.", "", "Keys:", describe_keys(model)])
+        f"Usage: squall {job.name} {words} [key=value ...]", "", f"{job.summary}.", "", f"  {job.example}", "",
+        *([] if job.arguments else source), "A key that is true or false may be written --key.", "", "Keys:",
+        describe_keys(model)])
+
+
+def name_arguments(words: Sequence[str], job: Job, model: type[Config]) -> list[str]:
+    """Write the words that a job takes by their place as ``key=value``; a word may hold spaces and equals signs.
+
+    Raises:
+        ConfigError: a required one is missing.
+    """
+    named, missing = list(words), list(job.arguments)
+    for position, word in enumerate(words):
+        key = word.partition("=")[0]
+        if key in missing and "=" in word:
+            missing.remove(key)
+        elif missing and not word.startswith("--") and key.partition(".")[0] not in model.model_fields:
+            named[position] = f"{missing.pop(0)}={_quoted(word)}"
+    required = [key for key in missing if model.model_fields[key].is_required()]
+    if required:
+        usage = " ".join(argument.upper() for argument in job.arguments)
+        raise ConfigError(f"{required[0].upper()} is missing; usage: squall {job.name} {usage}, such as: {job.example}")
+    return named
+
+
+def _quoted(word: str) -> str:
+    """A word as a YAML text, whatever it looks like."""
+    import json
+
+    return json.dumps(word, ensure_ascii=False)
 
 
 def split_arguments(words: Sequence[str], model: type[Config]) -> tuple[str | None, list[str]]:
@@ -154,5 +183,5 @@ def run_job(job: Job, words: Sequence[str]) -> int:
     from squall.platform.config import load_config
 
     model, run = job.load()
-    source, overrides = split_arguments(words, model)
+    source, overrides = split_arguments(name_arguments(words, job, model), model)
     return run(load_config(model, source or job.default_config, overrides)) or 0

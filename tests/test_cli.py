@@ -161,3 +161,14 @@ def test_every_training_job_has_a_title_and_a_section_of_its_own_in_the_report()
         model, _ = job.load()
         lines = job.report_section(load_config(model, job.default_config, ["evaluation.manifest=held.jsonl"]))
         assert job.title and any("held.jsonl" in line for line in lines), name
+
+
+def test_words_fill_a_jobs_arguments_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "place_job.py").write_text(JOB_MODULE + "\nclass Needy(Config):\n    text: str\n    times: int = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    job = Job(("echo",), "Print a text", "squall echo hi", "place_job", "Needy", arguments=("text", "times"))
+    model, _ = job.load()
+    assert cli.name_arguments(["is x=3: {y}?", "2"], job, model) == ['text="is x=3: {y}?"', 'times="2"']
+    assert cli.name_arguments(["times=2", "hi"], job, model) == ["times=2", 'text="hi"']
+    with pytest.raises(cli.ConfigError, match="TEXT is missing; usage: squall echo TEXT TIMES, such as: squall echo hi"):
+        cli.name_arguments(["times=2"], job, model)

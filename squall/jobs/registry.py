@@ -36,6 +36,8 @@ class Job:
     """Heads the job's reports."""
     report: str | None = None
     """Name of the function in `module` that says, from the configuration, what a reader of the report must know."""
+    arguments: tuple[str, ...] = ()
+    """Keys that words without ``key=`` fill, in this order; a job without any takes a configuration file there."""
     default_config: str | None = None
     """Packaged configuration, such as ``@tgrpo``, used when none is given; None stands for the model's own defaults."""
 
