@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -16,20 +17,26 @@ from squall.platform.video import ClipCache, FrameSampling
 CACHE_BYTES = 8 << 30
 
 
-@ray.remote(max_restarts=-1, max_task_retries=1)
+@ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups={"health": 1})
 class CorruptionWorker:
-    """Stateless but for its cache, so Ray may restart it and run a call again: the same call gives the same pixels.
+    """Stateless but for its cache: the same call gives the same pixels, whichever worker runs it and how often.
 
-    One retry: a file that kills the decoder is given up and counted, not tried for ever."""
+    Ray restarts it and leaves a failed call to whoever asked: a file that kills the decoder is tried a few times, then counted.
+    """
 
     def __init__(self, cpus: float, sampling: FrameSampling, cache: Path | None) -> None:
         self._threads = set_threads(cpus)
         self._sampling = sampling
         self._cache = ClipCache(cache, CACHE_BYTES)
 
-    def ready(self) -> bool:
-        """Answer once the worker is up."""
-        return True
+    def ready(self) -> int:
+        """Returns the process id once the worker is up."""
+        return os.getpid()
+
+    @ray.method(concurrency_group="health")
+    def ping(self) -> int:
+        """Returns the process id, while a call is running too."""
+        return os.getpid()
 
     def prepare(self, sample: VideoSample, spec: CorruptionSpec | None, branches: Sequence[Branch],
                 seed: int) -> tuple[object, ...]:

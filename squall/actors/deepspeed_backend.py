@@ -1,14 +1,15 @@
-"""The one file that speaks DeepSpeed: sharded optimisation with ZeRO 0 to 3, and weights gathered back from it."""
+"""The one file that speaks DeepSpeed: sharded optimisation with ZeRO 0 to 3, and weights and moments gathered back from it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import nullcontext
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
 from squall.platform.config import Config
+from squall.platform.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
@@ -39,9 +40,17 @@ class OptimiserConfig(Config):
 
 
 def initialise(model: PreTrainedModel, config: OptimiserConfig, dtype: str) -> Any:
-    """Wrap a model in a DeepSpeed engine. Call on every worker, inside a Ray Train loop."""
+    """Wrap a model in a DeepSpeed engine. Call on every worker, inside a Ray Train loop.
+
+    Raises:
+        ConfigError: ZeRO 0 in half precision, where DeepSpeed keeps no master weights that could be read back.
+    """
     import deepspeed
     import torch
+
+    if config.zero_stage == 0 and dtype != "float32":
+        raise ConfigError(f"learner.optimiser.zero_stage 0 with model.dtype {dtype} could not be resumed; take zero_stage 1, "
+                          "on one worker too")
 
     if not deepspeed.comm.is_initialized():
         backend = "nccl" if torch.cuda.is_available() else "gloo"
@@ -125,3 +134,45 @@ def gathered(named: Iterable[tuple[str, Any]], sharded: bool, keep: bool) -> Ite
         with deepspeed.zero.GatheredParameters([parameter]) if sharded else nullcontext():
             if keep:
                 yield name, parameter.detach().clone() if sharded else parameter.detach().contiguous()
+
+
+TRAINED = ("weight", "exp_avg", "exp_avg_sq")
+"""What AdamW keeps for each parameter: the weight in fp32, and the first and second moment of its gradient."""
+
+
+def training_state(engine: Any, named: Iterable[tuple[str, Any]], keep: bool) -> Iterator[tuple[str, torch.Tensor]]:
+    """``exp_avg.NAME`` and so on with fp32 tensors, whole whatever the sharding, after at least one update; a collective."""
+    for name, parameter in named:
+        for kind in TRAINED:
+            tensor = _whole(engine, parameter, kind)
+            if keep:
+                yield f"{kind}.{name}", tensor.detach().float().cpu().clone()
+
+
+def restore_training_state(engine: Any, named: Iterable[tuple[str, Any]], state: Mapping[str, torch.Tensor],
+                           updates: int) -> None:
+    """Put back what `training_state` gave, on any number of workers.
+
+    The engine must have made one update, with gradients and rate 0, because DeepSpeed makes the moments at the first.
+    """
+    from deepspeed.utils import safe_set_full_fp32_param, safe_set_full_optimizer_state
+
+    for name, parameter in named:
+        for kind in TRAINED:
+            value = state[f"{kind}.{name}"].to(engine.device)
+            if engine.zero_optimization_stage() == 0:
+                _whole(engine, parameter, kind).copy_(value)
+            elif kind == "weight":
+                safe_set_full_fp32_param(parameter, value)
+            else:
+                safe_set_full_optimizer_state(parameter, value, kind)
+    for own in getattr(engine.optimizer, "optimizer", engine.optimizer).state.values():
+        own["step"].fill_(updates)
+
+
+def _whole(engine: Any, parameter: Any, kind: str) -> torch.Tensor:
+    from deepspeed.utils import safe_get_full_fp32_param, safe_get_full_optimizer_state
+
+    if engine.zero_optimization_stage() == 0:
+        return parameter.detach() if kind == "weight" else engine.optimizer.state[parameter][kind]
+    return safe_get_full_fp32_param(parameter) if kind == "weight" else safe_get_full_optimizer_state(parameter, kind)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping
 
 import ray
@@ -11,18 +12,23 @@ from squall.algorithms.rewards import RewardConfig, load_rewards, score_group
 from squall.platform.records import Branch, CorruptionSpec, Rollout, SampledGroup, ScoredGroup, VideoSample
 
 
-@ray.remote(max_restarts=-1, max_task_retries=-1)
+@ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups={"health": 1})
 class RewardWorker:
-    """Stateless, so Ray may restart it and run a call again."""
+    """Stateless: Ray restarts it, and whoever asked asks again."""
 
     def __init__(self, cpus: float, config: RewardConfig) -> None:
         set_threads(cpus)
         self._config = config
         load_rewards(config)
 
-    def ready(self) -> bool:
-        """Answer once the worker is up."""
-        return True
+    def ready(self) -> int:
+        """Returns the process id once the worker is up."""
+        return os.getpid()
+
+    @ray.method(concurrency_group="health")
+    def ping(self) -> int:
+        """Returns the process id, while a call is running too."""
+        return os.getpid()
 
     def score(self, group_id: str, sample: VideoSample, prompt: str, spec: CorruptionSpec | None,
               clip_hashes: Mapping[Branch, str], *branches: tuple[Rollout, ...]) -> ScoredGroup:

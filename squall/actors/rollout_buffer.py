@@ -21,6 +21,11 @@ class TrainSequence:
     engine_logprobs: tuple[float, ...] | None = None
     """Log-probabilities under which the engine sampled the tokens; None for supervised targets."""
 
+    @property
+    def key(self) -> tuple[str, str]:
+        """Prompt and clip: answers with the same key share them."""
+        return self.prompt, self.clip_hash
+
 
 @dataclass(frozen=True, slots=True)
 class TrainBatch:
@@ -29,13 +34,22 @@ class TrainBatch:
     step: int
     sequences: tuple[TrainSequence, ...]
     clips: Mapping[str, ray.ObjectRef] = field(default_factory=dict)
-    checkpoint: str | None = None
-    """Directory to write a Hugging Face checkpoint to after the step."""
 
     @property
     def token_count(self) -> int:
         """Answer tokens of the whole batch, over all workers: what the loss is divided by."""
         return sum(len(sequence.token_ids) for sequence in self.sequences)
+
+    @property
+    def prompt_count(self) -> int:
+        """Different prompts with their clips; the answers to one stay together."""
+        return len({sequence.key for sequence in self.sequences})
+
+    def split(self, parts: int) -> list[tuple[TrainSequence, ...]]:
+        """Cut the batch into parts with about as many prompts each, in order, answers to one prompt together."""
+        keys = list(dict.fromkeys(sequence.key for sequence in self.sequences))
+        part = {key: number * parts // len(keys) for number, key in enumerate(keys)}
+        return [tuple(s for s in self.sequences if part[s.key] == number) for number in range(parts)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +61,14 @@ class Publish:
     """Open the connection anew first, because an engine was replaced."""
 
 
-Command = TrainBatch | Publish
+@dataclass(frozen=True, slots=True)
+class Save:
+    """Write weights, optimiser and processor into a directory that rank 0 sees."""
+
+    directory: str
+
+
+Command = TrainBatch | Publish | Save
 
 
 @ray.remote(num_cpus=0, max_concurrency=64)

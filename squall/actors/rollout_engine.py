@@ -90,7 +90,7 @@ class RolloutEngine:
 
     def __init__(self, model_path: str, config: EngineConfig) -> None:
         os.environ.update(_environment(config))  # before torch and vLLM read it
-        from squall.algorithms.policy import BAN_BIAS
+        from squall.algorithms.scoring import BAN_BIAS
         from squall.platform.models import banned_token_ids, load_processor
 
         self._config = config
@@ -112,14 +112,14 @@ class RolloutEngine:
         return os.getpid()
 
     @ray.method(concurrency_group="health")
-    async def ping(self) -> bool:
-        """Answers while generating, however many requests wait; raises when vLLM's own process is dead.
+    async def ping(self) -> int:
+        """Returns the process id, while generating too; raises when vLLM's own process is dead.
 
         The question goes through the loop that generates, so a loop that is stuck does not answer.
         """
         health = asyncio.run_coroutine_threadsafe(self._llm.check_health(), self._loop)
         await asyncio.wrap_future(health)
-        return True
+        return os.getpid()
 
     async def generate(self, request: GenerateRequest, clip: Clip) -> tuple[Rollout, ...]:
         """Sample `request.n` answers about a clip; the prompt is prefilled once.

@@ -7,8 +7,8 @@ waits for scored groups alone.
 from __future__ import annotations
 
 import time
-from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
@@ -19,9 +19,10 @@ from ray.exceptions import RayError
 
 from squall.actors.cluster import namespace_for
 from squall.actors.corruption_worker import CorruptionWorker
-from squall.actors.health import WorkerEvent, WorkerState, next_state
+from squall.actors.health import WorkerState
 from squall.actors.reward_worker import RewardWorker
 from squall.actors.rollout_engine import EngineConfig, GenerateRequest, RolloutEngine
+from squall.actors.supervisor import Change, Supervisor, Worker, last_line
 from squall.algorithms.rewards import RewardConfig
 from squall.platform.config import Config
 from squall.platform.errors import DataError, SquallError
@@ -52,7 +53,8 @@ class WorkersConfig(Config):
     max_groups_in_flight: int = Field(64, ge=1)
     """Groups between corruption and reward at any time."""
     group_timeout_s: float = Field(600.0, gt=0)
-    """How long one group may take before the run says which phase is stuck."""
+    """How long one group may take. Before that the worker it waits for is asked whether it lives, and replaced if not; past it
+    the run stops and says which phase is stuck."""
     max_attempts: int = Field(3, ge=1)
     """How often a group is tried when an actor dies, before it is dropped and counted."""
 
@@ -121,31 +123,42 @@ class SamplerConfig:
 class _Flight:
     """A plan on its way through the actors."""
 
-    position: int
+    key: Hashable
     plan: GroupPlan
     attempt: int
-    engine: int
+    version: int
+    """Weights that the engines held when it started."""
+    workers: Mapping[str, Worker]
     hashes: Any
     clips: list[Any]
+    answers: list[Any]
     deadline: float
+    asked: bool = False
+    """Whether the worker that it waits for has been asked if it lives."""
 
 
 class GroupSampler:
-    """Runs plans on the cluster: bounded, in order, retried when an actor dies, each counted once."""
+    """Runs plans on the cluster: bounded, retried under a new attempt id when an actor dies, each settled once.
 
-    def __init__(self, config: SamplerConfig) -> None:
+    `run` takes a batch and waits for it. `submit` and `poll` let other work go on meanwhile.
+    """
+
+    def __init__(self, config: SamplerConfig, engine_class: Any = RolloutEngine) -> None:
+        """`engine_class` is a Ray actor class with the methods of `RolloutEngine`."""
         if config.engine.dtype == "auto":  # vLLM's own auto would take half precision, and drift from the learner
             config = replace(config, engine=config.engine.model_copy(update={"dtype": config.model.dtype}))
-        self._config = config
+        self._config, self._engine_class = config, engine_class
         self._template = prompt_template(config.prompt_template)
         self._processor = load_processor(config.model_path)
-        self._engines: list[Any] = []
-        self._corruption: list[Any] = []
-        self._rewards: list[Any] = []
+        self._supervisor = Supervisor(config.engine.startup_timeout_s)
+        self._waiting: deque[tuple[Hashable, GroupPlan, int]] = deque()
+        self._flights: dict[Any, _Flight] = {}
         self._version = 0
         self._processes: list[int] = []
         self._publish: Publisher | None = None
-        self._turn = 0
+        self._retried: Counter[str] = Counter()
+        self._idle_since: float | None = time.monotonic()
+        self._idle_s = 0.0
 
     def start(self, engines: bool = True) -> None:
         """Start all actors and wait for them; without `engines` only what `prepare` needs."""
@@ -155,66 +168,126 @@ class GroupSampler:
         def named(role: str, number: int, cpus: float, gpus: float = 0.0) -> dict[str, Any]:
             return {"name": f"{role}-{number}", "namespace": namespace, "num_cpus": cpus, "num_gpus": gpus}
 
-        self._corruption = [
+        corruption = [
             CorruptionWorker.options(**named("corruption", i, workers.corruption_cpus)).remote(
                 workers.corruption_cpus, config.frames, config.cache) for i in range(workers.corruption_count)]
-        if engines:
-            self._rewards = [
-                RewardWorker.options(**named("reward", i, workers.reward_cpus)).remote(workers.reward_cpus, config.rewards)
-                for i in range(workers.reward_count)]
-            self._engines = [
-                RolloutEngine.options(**named("engine", i, config.engine.cpus, config.engine.gpus)).remote(
-                    config.model_path, config.engine) for i in range(config.engine.count)]
-        self._await_ready([*self._corruption, *self._rewards], "workers")
-        self._await_ready(self._engines, "engines")
+        if not engines:
+            self._supervisor.add("corruption", corruption)
+            return
+        rewards = [
+            RewardWorker.options(**named("reward", i, workers.reward_cpus)).remote(workers.reward_cpus, config.rewards)
+            for i in range(workers.reward_count)]
+        started = [
+            self._engine_class.options(**named("engine", i, config.engine.cpus, config.engine.gpus)).remote(
+                config.model_path, config.engine) for i in range(config.engine.count)]
+        for role, actors in (("corruption", corruption), ("reward", rewards), ("engine", started)):
+            self._supervisor.add(role, actors)
 
-    def _await_ready(self, actors: list[Any], role: str) -> None:
-        timeout = self._config.engine.startup_timeout_s
-        waiting = [actor.ready.remote() for actor in actors]
-        done, late = ray.wait(waiting, num_returns=len(waiting), timeout=timeout) if waiting else ([], [])
-        if late:
-            raise SquallError(f"{len(late)} of {len(waiting)} {role} not ready after {timeout:.0f} s; see the Ray logs, or "
-                              f"raise engine.startup_timeout_s")
+    def run(self, plans: Sequence[GroupPlan], meanwhile: Callable[[], None] = lambda: None) -> list[SampledOutcome]:
+        """Sample and score every plan; the outcomes stand in the order of `plans`, whichever worker was faster.
+
+        What was submitted before and is still on its way is forgotten. The learner must be free to hand out weights.
+
+        Args:
+            meanwhile: called after every wait; an exception of it ends the run.
+        """
+        self.forget()
+        for position, plan in enumerate(plans):
+            self.submit(position, plan)
+        outcomes: dict[Hashable, SampledOutcome] = {}
+        while len(outcomes) < len(plans):
+            outcomes.update(self.poll(5.0, may_publish=True))
+            meanwhile()
+        return [outcomes[position] for position in range(len(plans))]
+
+    def submit(self, key: Hashable, plan: GroupPlan) -> None:
+        """Take a plan; `poll` returns its outcome under `key`."""
+        self._waiting.append((key, plan, 0))
+        self._launch()
+
+    def forget(self) -> None:
+        """Give up everything submitted that has no outcome yet. Actors finish what they have begun; nobody looks at it."""
+        self._flights.clear()
+        self._waiting.clear()
+
+    def poll(self, timeout_s: float, *, may_publish: bool = False) -> list[tuple[Hashable, SampledOutcome]]:
+        """Outcomes that have come in, waiting up to `timeout_s` seconds for the first; each plan's comes once.
+
+        Args:
+            may_publish: whether the learner is free to hand weights to an engine that came back.
+
+        Raises:
+            SquallError: a group is stuck although its workers live, or the last worker of a role is gone.
+        """
+        self._supervisor.tick()
+        if may_publish:
+            self._synchronise()
+        self._launch()
+        pause = timeout_s if self._flights and not self._waiting else min(timeout_s, 0.2)
+        if not self._flights:
+            time.sleep(pause if self._waiting else 0.0)
+            return []
+        done, _ = ray.wait(list(self._flights), num_returns=len(self._flights), timeout=0)
+        if not done:
+            done, _ = ray.wait(list(self._flights), num_returns=1, timeout=min(pause, 1.0))
+        settled = []
         for reference in done:
-            try:
-                ray.get(reference)
-            except RayError as error:
-                raise SquallError(f"{role} could not start: {_last_line(error)}") from error
+            flight = self._flights.pop(reference)
+            outcome = self._settle(reference, flight)
+            if outcome is not None:
+                settled.append((flight.key, outcome))
+        self._check_deadlines()
+        self._note_idle()
+        return settled
 
-    def run(self, plans: Sequence[GroupPlan]) -> list[SampledOutcome]:
-        """Sample and score every plan; the outcomes stand in the order of `plans`, whichever worker was faster."""
-        outcomes: list[SampledOutcome | None] = [None] * len(plans)
-        waiting = deque(enumerate(plans))
-        flights: dict[Any, _Flight] = {}
-        while waiting or flights:
-            while waiting and len(flights) < self._config.workers.max_groups_in_flight:
-                self._launch(flights, *waiting.popleft(), attempt=0)
-            done, _ = ray.wait(list(flights), num_returns=1, timeout=5.0)
-            for reference in done:
-                flight = flights.pop(reference)
-                outcome = self._settle(reference, flight)
-                if outcome is None:
-                    self._launch(flights, flight.position, flight.plan, flight.attempt + 1)
-                else:
-                    outcomes[flight.position] = outcome
-            self._check_deadlines(flights)
-        return [outcome for outcome in outcomes if outcome is not None]
+    @property
+    def underway(self) -> int:
+        """Plans that were submitted and have no outcome yet."""
+        return len(self._flights) + len(self._waiting)
 
-    def _launch(self, flights: dict[Any, _Flight], position: int, plan: GroupPlan, attempt: int) -> None:
-        """Send a plan through all actors at once: each call waits for the references it was given."""
-        self._turn += 1
+    def idle_seconds(self) -> float:
+        """Seconds in which nothing was underway since this was last asked."""
+        self._note_idle()
+        idle, self._idle_s = self._idle_s, 0.0
+        return idle
+
+    def take_retries(self) -> Counter[str]:
+        """Groups tried again since this was last asked, by reason."""
+        retried, self._retried = self._retried, Counter()
+        return retried
+
+    def take_changes(self) -> list[Change]:
+        """Workers that died, restarted or were given up since this was last asked."""
+        changes = list(self._supervisor.changes)
+        self._supervisor.changes.clear()
+        return changes
+
+    def _note_idle(self) -> None:
+        now = time.monotonic()
+        if self._idle_since is not None:
+            self._idle_s += now - self._idle_since
+        self._idle_since = None if self._flights else now
+
+    def _launch(self) -> None:
+        """Send waiting plans through all actors at once, as far as the limit and healthy workers go."""
+        while self._waiting and len(self._flights) < self._config.workers.max_groups_in_flight:
+            workers = {role: self._supervisor.choose(role) for role in ("corruption", "engine", "reward")}
+            if None in workers.values():
+                return
+            self._fly(*self._waiting.popleft(), workers)
+        self._note_idle()
+
+    def _fly(self, key: Hashable, plan: GroupPlan, attempt: int, workers: Mapping[str, Worker]) -> None:
         branches = _branches(plan)
-        worker = self._corruption[self._turn % len(self._corruption)]
-        hashes, *clips = worker.prepare.options(num_returns=1 + len(branches)).remote(
+        hashes, *clips = workers["corruption"].actor.prepare.options(num_returns=1 + len(branches)).remote(
             plan.sample, plan.corruption, branches, plan.sampling.seed or 0)
-        prompt, number = self._prompt(plan.sample), self._turn % len(self._engines)
-        answers = [self._engines[number].generate.remote(
+        prompt = self._prompt(plan.sample)
+        answers = [workers["engine"].actor.generate.remote(
             GenerateRequest(prompt, plan.sample.id, f"{plan.group_id}#{attempt}", branch, plan.branches[branch],
                             plan.sampling), clip) for branch, clip in zip(branches, clips, strict=True)]
-        final = self._rewards[self._turn % len(self._rewards)].score.remote(
-            plan.group_id, plan.sample, prompt, plan.corruption, hashes, *answers)
+        final = workers["reward"].actor.score.remote(plan.group_id, plan.sample, prompt, plan.corruption, hashes, *answers)
         deadline = time.monotonic() + self._config.workers.group_timeout_s
-        flights[final] = _Flight(position, plan, attempt, number, hashes, clips, deadline)
+        self._flights[final] = _Flight(key, plan, attempt, self._version, workers, hashes, clips, answers, deadline)
 
     def _prompt(self, sample: VideoSample) -> str:
         return render_prompt(self._processor, build_messages(sample, self._template))
@@ -226,89 +299,82 @@ class GroupSampler:
         except DataError as error:
             return SampledOutcome(flight.plan, failure=Failure(error.reason, str(error)))
         except RayError as error:
-            return self._try_again(flight, _last_line(error))
-        if any(rollout.weight_version != self._version for rollout in scored.sampled.rollouts):
-            return self._try_again(flight, "answers from weights of another version")
+            reason = self._supervisor.accuse(error, list(flight.workers.values()))
+            return self._try_again(flight, reason, last_line(error))
+        if any(rollout.weight_version < flight.version for rollout in scored.sampled.rollouts):
+            self._supervisor.suspect(flight.workers["engine"], "answered from older weights")
+            return self._try_again(flight, "older_weights", "answers from weights of an older version")
         names = [scored.sampled.clip_hashes[branch] for branch in _branches(flight.plan)]
         return SampledOutcome(flight.plan, scored, dict(zip(names, flight.clips, strict=True)))
 
-    def _try_again(self, flight: _Flight, problem: str) -> SampledOutcome | None:
-        """None after mending what failed, or a counted failure when the attempts are used up."""
-        self._heal(flight.engine)
+    def _try_again(self, flight: _Flight, reason: str, problem: str) -> SampledOutcome | None:
+        """None after putting the plan first in line again, or a counted failure when the attempts are used up."""
         if flight.attempt + 1 < self._config.workers.max_attempts:
+            self._retried[reason] += 1
+            self._waiting.appendleft((flight.key, flight.plan, flight.attempt + 1))
             return None
         message = f"sample {flight.plan.sample.id}: {flight.attempt + 1} attempts failed: {problem}"
         return SampledOutcome(flight.plan, failure=Failure("infrastructure", message))
 
-    def _heal(self, number: int) -> None:
-        """Bring an engine that died back: Ray restarts it, and it is stale until it holds the current weights."""
-        engine = self._engines[number]
-        if self._is_current(engine):
-            return
-        state = next_state(next_state(WorkerState.HEALTHY, WorkerEvent.DIED), WorkerEvent.RESTART)
-        self._await_process(number)
-        state = next_state(state, WorkerEvent.STARTED)
-        if self._publish is not None and self._version:
-            self._publish(self._version, reconnect=True)
-        next_state(state, WorkerEvent.SYNCED)
-
-    def _await_process(self, number: int) -> int:
-        """Wait until an engine can serve, restarted if need be; returns its process id."""
-        engine = self._engines[number]
-        deadline = time.monotonic() + self._config.engine.startup_timeout_s
-        while not self._answers(engine):
-            if time.monotonic() > deadline:
-                raise SquallError(f"engine-{number} did not come back within {self._config.engine.startup_timeout_s:.0f} s; "
-                                  "see the Ray logs, or raise engine.startup_timeout_s")
-            time.sleep(1.0)
-        self._await_ready([engine], f"engine-{number}")
-        return ray.get(engine.ready.remote(), timeout=self._config.engine.startup_timeout_s)
-
-    def _is_current(self, engine: Any) -> bool:
-        try:
-            ray.get(engine.ready.remote(), timeout=10)
-            return ray.get(engine.weight_version.remote(), timeout=10) == self._version
-        except (RayError, TimeoutError):
-            return False
+    def _check_deadlines(self) -> None:
+        now = time.monotonic()
+        for flight in self._flights.values():
+            if now > flight.deadline:
+                worker, phase = self._stuck(flight)
+                if worker.state is WorkerState.HEALTHY:
+                    raise SquallError(f"sample {flight.plan.sample.id}: no result after "
+                                      f"{self._config.workers.group_timeout_s:.0f} s, stuck in {phase} although {worker.name} "
+                                      "answers; see the Ray logs, or raise workers.group_timeout_s")
+            elif not flight.asked and now > flight.deadline - min(60.0, self._config.workers.group_timeout_s / 2):
+                flight.asked = True
+                worker, phase = self._stuck(flight)
+                self._supervisor.suspect(worker, f"sample {flight.plan.sample.id} waits for {phase}")
 
     @staticmethod
-    def _answers(engine: Any) -> bool:
-        try:
-            return ray.get(engine.ping.remote(), timeout=10)
-        except (RayError, TimeoutError):
-            return False
-
-    def _check_deadlines(self, flights: Mapping[Any, _Flight]) -> None:
-        for flight in flights.values():
-            if time.monotonic() > flight.deadline:
-                ready, _ = ray.wait([flight.hashes], timeout=0)
-                phase = f"engine-{flight.engine} answering or scoring" if ready else "decoding and corrupting the clip"
-                raise SquallError(f"sample {flight.plan.sample.id}: no result after "
-                                  f"{self._config.workers.group_timeout_s:.0f} s, stuck in {phase}; see the Ray logs, or "
-                                  "raise workers.group_timeout_s")
+    def _stuck(flight: _Flight) -> tuple[Worker, str]:
+        """The worker that a flight waits for, and what for."""
+        for role, references, phase in (("corruption", [flight.hashes], "decoding and corrupting the clip"),
+                                        ("engine", flight.answers, "sampling answers")):
+            ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
+            if len(ready) < len(references):
+                return flight.workers[role], phase
+        return flight.workers["reward"], "scoring answers"
 
     def prepare(self, plans: Sequence[GroupPlan]) -> Iterator[Prepared]:
         """Start rendering the clips of plans, about which nothing will be asked; yields them in order, waiting for each."""
-        calls = []
-        for number, plan in enumerate(plans):
-            branches = _branches(plan)
-            worker = self._corruption[number % len(self._corruption)]
-            calls.append((plan, branches, worker.prepare.options(num_returns=1 + len(branches)).remote(
-                plan.sample, plan.corruption, branches, plan.sampling.seed or 0)))
-        return (self._prepared(plan, branches, references) for plan, branches, references in calls)
+        calls = [(plan, self._render(plan)) for plan in plans]
+        return (self._prepared(plan, references) for plan, references in calls)
 
-    def _prepared(self, plan: GroupPlan, branches: Sequence[Branch], references: list[Any]) -> Prepared:
-        try:
-            hashes = ray.get(references[0], timeout=self._config.workers.group_timeout_s)
-        except DataError as error:
-            return Prepared(plan, failure=Failure(error.reason, str(error)))
-        clips = {hashes[branch]: clip for branch, clip in zip(branches, references[1:], strict=True)}
-        return Prepared(plan, self._prompt(plan.sample), hashes, clips)
+    def _render(self, plan: GroupPlan) -> list[Any]:
+        branches = _branches(plan)
+        while (worker := self._supervisor.choose("corruption")) is None:
+            self._supervisor.tick()
+            time.sleep(0.05)
+        return worker.actor.prepare.options(num_returns=1 + len(branches)).remote(
+            plan.sample, plan.corruption, branches, plan.sampling.seed or 0)
+
+    def _prepared(self, plan: GroupPlan, references: list[Any]) -> Prepared:
+        for attempt in range(self._config.workers.max_attempts):
+            try:
+                hashes = ray.get(references[0], timeout=self._config.workers.group_timeout_s)
+            except DataError as error:
+                return Prepared(plan, failure=Failure(error.reason, str(error)))
+            except RayError as error:
+                problem = last_line(error)
+                self._retried[self._supervisor.accuse(error, self._supervisor.of("corruption"))] += 1
+                self._supervisor.settle("corruption")
+                if attempt + 1 < self._config.workers.max_attempts:
+                    references = self._render(plan)
+                continue
+            clips = {hashes[branch]: clip for branch, clip in zip(_branches(plan), references[1:], strict=True)}
+            return Prepared(plan, self._prompt(plan.sample), hashes, clips)
+        message = f"sample {plan.sample.id}: {self._config.workers.max_attempts} attempts failed: {problem}"
+        return Prepared(plan, failure=Failure("infrastructure", message))
 
     @property
     def engines(self) -> Sequence[Any]:
         """Handles of the rollout engines."""
-        return tuple(self._engines)
+        return tuple(worker.actor for worker in self._supervisor.workers if worker.role == "engine")
 
     def connect(self, publish: Publisher) -> None:
         """Say who hands weights to the engines, for `update_weights` and for an engine that comes back after it died."""
@@ -318,24 +384,33 @@ class GroupSampler:
         """Have the learner's weights handed to every engine under a version; engines that die meanwhile are brought back."""
         if self._publish is None:
             raise SquallError("update_weights before connect: nobody has weights to hand over")
-        processes = [self._await_process(number) for number in range(len(self._engines))]
+        self._supervisor.settle("engine")
+        engines = self._supervisor.of("engine")
+        processes = [worker.process for worker in engines]
         lost = self._publish(version, reconnect=processes != self._processes)  # one may have died while nothing was asked
         self._processes, self._version = processes, version
-        for number in lost:
-            self._heal(number)
+        for worker in engines:
+            if worker.number in lost:
+                self._supervisor.suspect(worker, "died while it received weights")
+            else:
+                self._supervisor.synced(worker)
+
+    def _synchronise(self) -> None:
+        """Give engines that came back the current weights; before the first update those they loaded are current."""
+        stale = [worker for worker in self._supervisor.of("engine") if worker.state is WorkerState.STALE]
+        if stale and self._version and self._publish is not None:
+            self.update_weights(self._version)
+        elif not self._version:
+            for worker in stale:
+                self._supervisor.synced(worker)
 
     def stop(self) -> None:
         """End all actors."""
-        for actor in (*self._engines, *self._corruption, *self._rewards):
-            ray.kill(actor)
+        for worker in self._supervisor.workers:
+            ray.kill(worker.actor)
 
 
 def _branches(plan: GroupPlan) -> list[Branch]:
     """The branches that are sampled; an image has no frames to shuffle."""
     image = plan.sample.media_type is MediaType.IMAGE
     return [branch for branch, count in plan.branches.items() if count and not (image and branch is Branch.SHUFFLED)]
-
-
-def _last_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__

@@ -7,7 +7,7 @@ question by question.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,11 +69,12 @@ def plan_questions(config: EvaluationConfig, samples: Sequence[VideoSample],
     return plans
 
 
-def evaluate(sampler: GroupSampler, plans: Sequence[GroupPlan]) -> tuple[HeldOutAnswers, Counter[str]]:
-    """Ask every question. Returns the answers, and how many questions were lost by reason."""
+def evaluate(sampler: GroupSampler, plans: Sequence[GroupPlan],
+             meanwhile: Callable[[], None]) -> tuple[HeldOutAnswers, Counter[str]]:
+    """Ask every question, calling `meanwhile` now and then. Returns the answers, and how many questions were lost by reason."""
     samples, kinds, texts, scores = [], [], {b: [] for b in (Branch.CLEAN, Branch.CORRUPTED)}, {}
     lost: Counter[str] = Counter()
-    for outcome in sampler.run(plans):
+    for outcome in sampler.run(plans, meanwhile):
         if outcome.scored is None:
             lost[outcome.failure.reason] += 1
             continue

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import signal
+import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 from rich.console import Console
 
 from squall.actors.cluster import Demand, ResourcePlan, start_ray, stop_ray
@@ -23,6 +25,16 @@ from squall.algorithms.rewards import RewardConfig
 from squall.algorithms.tgrpo import TGRPOConfig
 from squall.jobs import heldout
 from squall.jobs.registry import find_job
+from squall.jobs.resume import (
+    FULL_DISK,
+    ResumePoint,
+    StopRequested,
+    check_same_run,
+    explain_full_disk,
+    find_resume_point,
+    resume_command,
+)
+from squall.platform.checkpoints import seal
 from squall.platform.config import Config, dump_yaml
 from squall.platform.errors import ConfigError, DataError, nearest
 from squall.platform.manifest import Manifest, load_manifest
@@ -30,7 +42,7 @@ from squall.platform.models import ModelConfig, resolve_model_path
 from squall.platform.progress import JobProgress, print_results
 from squall.platform.prompts import prompt_template
 from squall.platform.report import write_report
-from squall.platform.runs import RunDirectory
+from squall.platform.runs import RunDirectory, append_line, checkpoint_step, to_json
 from squall.platform.store import RolloutStore
 from squall.platform.tracking import TrackingConfig, open_tracker, read_metrics
 from squall.platform.video import FrameSampling
@@ -75,6 +87,10 @@ class SessionConfig(Config):
     """Name of the run directory; by default the job and the time."""
     output: Path = Path("runs")
     """Folder that run directories go into."""
+    resume: bool = False
+    """Go on with the run called `name` from its last checkpoint: squall train ... runs/NAME/config.yaml --resume"""
+    checkpoint_every_steps: int = Field(0, ge=0)
+    """Write a checkpoint every so many steps; 0 writes only the last, and one when the run is interrupted."""
     seed: int = 0
     """Everything random follows from it."""
     ray_address: str | None = None
@@ -109,16 +125,31 @@ class Session:
         self.model_path = resolve_model_path(config.model.path)
         prompt_template(config.data.prompt_template)
         self.manifest = self._load(config.data.train, "data.train")
-        self.run = RunDirectory.create(config.output, self.job.command[-1], config.name)
-        self.run.write_config(dump_yaml(config))
+        if config.resume and config.name is None:
+            raise ConfigError("--resume needs the run: give its config.yaml (runs/NAME/config.yaml), or name=NAME")
+        self.run = RunDirectory.create(config.output, self.job.command[-1], config.name, resume=config.resume)
+        self._stack = ExitStack()
+        self._stack.callback(self.run.lock().close)
+        if config.resume:
+            check_same_run(config, self.run)
+        self.run.sweep()
+        self.resumed = find_resume_point(self.run) if config.resume else ResumePoint()
+        again = self.run.rewind(self.resumed.step) if config.resume else 0
+        if config.resume:
+            self.run.event("resumed", step=self.resumed.step, steps_done_again=again)
+        self.steps_done = self.resumed.step
+        kept = {"name": self.run.name, "output": self.run.path.parent, "resume": False}
+        self.run.write_config(dump_yaml(config.model_copy(update=kept)))
         self.run.write_provenance(config.seed)
         self.store = RolloutStore(self.run.rollouts)
         self.dropped: Counter[str] = Counter(rejection.reason for rejection in self.manifest.rejected)
         self.seconds: Counter[str] = Counter()
-        self.progress = JobProgress(f"squall {self.job.command[-1]} {self.run.name}", total_steps, console=self.console)
+        self.progress = JobProgress(f"squall {self.job.command[-1]} {self.run.name}", total_steps,
+                                    done_steps=self.steps_done, console=self.console)
         self._total_steps = total_steps
-        self._stack = ExitStack()
         self._step_phases: Counter[str] = Counter()
+        self._step_started = time.monotonic()
+        self._stop_requested = self._can_stop_well = False
 
     def _load(self, path: Path, key: str) -> Manifest:
         if not path.is_file():
@@ -131,6 +162,9 @@ class Session:
 
     def __enter__(self) -> Session:
         self._stack.enter_context(self.progress)
+        self._stack.enter_context(self._signals_handled())
+        for note in self.resumed.notes:
+            self.progress.note(note)
         for rejection in self.manifest.rejected:
             self.run.event("sample_rejected", reason=rejection.reason, sample=rejection.sample_id, message=rejection.message)
         if self.manifest.rejected:
@@ -141,8 +175,73 @@ class Session:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None,
                  trace: TracebackType | None) -> None:
         if error is not None:
-            self.run.event("stopped", error=f"{type(error).__name__}: {error}")
+            with suppress(OSError):  # the disk may be full
+                self.run.event("stopped", error=f"{type(error).__name__}: {error}")
         self._stack.close()
+        if error is not None and self.run.latest_checkpoint() is not None:
+            self.console.print(f"resume with: {resume_command(self.job.name, self.run)}", soft_wrap=True, highlight=False)
+        if isinstance(error, OSError) and error.errno in FULL_DISK:
+            raise explain_full_disk(error, self.run) from error
+
+    @contextmanager
+    def _signals_handled(self) -> Iterator[None]:
+        """The first Ctrl-C or SIGTERM asks to stop, where stopping well is possible; the second stops at once."""
+        if threading.current_thread() is not threading.main_thread():
+            yield
+            return
+
+        def handle(number: int, frame: Any) -> None:
+            if self._stop_requested or not self._can_stop_well:
+                raise KeyboardInterrupt
+            self._stop_requested = True
+            self.progress.note(f"{signal.Signals(number).name}: stopping after what the learner is doing, with a checkpoint; "
+                               "once more to stop at once")
+
+        before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def check_stop(self) -> None:
+        """Raise StopRequested after a first Ctrl-C or SIGTERM. Call it where nothing would be lost."""
+        if self._stop_requested:
+            raise StopRequested
+
+    @contextmanager
+    def stops_well(self, learner: Learner, state: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
+        """Inside the block StopRequested ends the run with a checkpoint and the command to resume it."""
+        self._can_stop_well = True
+        try:
+            yield
+        except StopRequested:
+            self._stop_requested = False  # a further Ctrl-C must not interrupt the checkpoint in its middle by chance
+            self.save(learner, state())
+            self.run.event("interrupted", step=self.steps_done)
+            self.progress.note(f"stopped after step {self.steps_done} of {self._total_steps}; resume with: "
+                               f"{resume_command(self.job.name, self.run)}")
+        finally:
+            self._can_stop_well = False
+
+    def save(self, learner: Learner, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint of the steps done so far; nothing to do when there is one, or no step yet.
+
+        Args:
+            state: what the job needs to go on, as JSON.
+        """
+        last = self.run.latest_checkpoint()
+        if not self.steps_done or (last is not None and checkpoint_step(last) == self.steps_done):
+            return
+        with self.phase("checkpoint"), self.run.checkpoint(self.steps_done) as path:
+            learner.save(path)
+            seal(path, {"step": self.steps_done, **state})
+
+    def save_if_due(self, learner: Learner, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint after the last step, and every `checkpoint_every_steps`."""
+        every = self.config.checkpoint_every_steps
+        if self.steps_done == self._total_steps or (every and self.steps_done % every == 0):
+            self.save(learner, state)
 
     def start(self, demands: Sequence[Demand], lines: Sequence[str]) -> None:
         """Write and show the plan, join or start the cluster, and refuse a plan that it cannot hold."""
@@ -157,6 +256,9 @@ class Session:
             self._stack.callback(stop_ray)
             plan.check(cluster)
         self.tracker = open_tracker(self.run.path, self.config.tracking, self.config.model_dump(mode="json"))
+        if self.steps_done:
+            done = f"{self.steps_done} of {self._total_steps} steps done"
+            self.progress.note(f"resumed from {self.resumed.checkpoint.name}: {done}")
         self._stack.callback(self.tracker.close)
 
     def start_sampler(self, rewards: RewardConfig, engines: bool = True) -> GroupSampler:
@@ -181,10 +283,12 @@ class Session:
             fleet = EngineFleet(self.sampler.engines, engine.tensor_parallel_size, model.train_vision, engine.request_timeout_s)
             handle = Learner(learner, model, objective, self.run.path, total_steps=self._total_steps, tgrpo=tgrpo,
                              temperature=temperature, seed=self.config.seed, fleet=fleet,
-                             weight_transfer=engine.weight_transfer)
+                             weight_transfer=engine.weight_transfer, resume=self.resumed.checkpoint)
             self._stack.callback(handle.stop)
             handle.start()
             self.sampler.connect(handle.publish)
+            if self.steps_done and self.sampler.engines:
+                self.sampler.update_weights(self.steps_done)
         return handle
 
     @contextmanager
@@ -200,27 +304,37 @@ class Session:
     def begin_step(self) -> None:
         """Forget the phase times of what came before."""
         self._step_phases.clear()
+        self._step_started = time.monotonic()
+        self.sampler.idle_seconds()
         self.progress.begin_step()
 
     def record_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log one finished step (counted from 1)."""
+        """Log one finished step (counted from 1), with its phase times, idle shares, retries and what befell workers."""
+        elapsed = time.monotonic() - self._step_started
         own = {f"time/{phase}": seconds for phase, seconds in self._step_phases.items()}
+        own["seconds_per_step"] = elapsed
+        own["idle/trainer"] = 1.0 - min(1.0, self._step_phases["learn"] / elapsed)
+        if self.sampler.engines:
+            own["idle/rollout"] = min(1.0, self.sampler.idle_seconds() / elapsed)
+        own |= {f"retried/{reason}": count for reason, count in self.sampler.take_retries().items()}
+        for change in self.sampler.take_changes():
+            self.run.event("worker", step=step, worker=change.worker, before=change.before, after=change.after,
+                           reason=change.reason)
         self.tracker.log(step, {**own, **metrics})
         for name, value in metrics.items():
             if name.startswith("dropped/"):
                 self.drop(name.removeprefix("dropped/"), int(value))
+        self.steps_done = step
         self.progress.step(step, metrics)
+
+    def consume(self, step: int, outcomes: Sequence[tuple[str, str]]) -> None:
+        """Enter a step's questions, (group id, what came of it), into consumed.jsonl: each is there once, whatever happened."""
+        append_line(self.run.consumed, to_json({"step": step, "groups": dict(outcomes)}))
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count groups or samples that were lost, for the terminal and the report."""
         self.dropped[reason] += count
         self.progress.drop(reason, count)
-
-    @contextmanager
-    def checkpoint(self, step: int) -> Iterator[Path]:
-        """A directory that becomes the step's checkpoint when the block ends without an error."""
-        with self.phase("checkpoint"), self.run.checkpoint(step) as path:
-            yield path
 
     def questions(self, evaluation: heldout.EvaluationConfig, kinds: Sequence[str]) -> list[GroupPlan]:
         """Plans of the held-out questions; empty when the configuration names no held-out manifest."""
@@ -236,7 +350,7 @@ class Session:
         if not questions:
             return None
         with self.phase("evaluate"):
-            answers, lost = heldout.evaluate(self.sampler, questions)
+            answers, lost = heldout.evaluate(self.sampler, questions, self.check_stop)
         for reason, count in lost.items():
             self.drop(f"heldout_{reason}", count)
         figures = heldout.accuracies(answers)

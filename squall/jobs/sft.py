@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -50,17 +49,14 @@ class SFTJobConfig(SessionConfig):
     """Ray Train and DeepSpeed."""
     evaluation: heldout.EvaluationConfig = heldout.EvaluationConfig()
     """Held-out questions, asked before and after."""
-    checkpoint_every_steps: int = Field(0, ge=0)
-    """Write a checkpoint every so many steps; 0 writes only the last."""
 
     @model_validator(mode="after")
     def _consistent(self) -> SFTJobConfig:
         refuse_sharded_adapters(self.model, self.learner)
         split = self.learner.workers * self.learner.updates_per_step
-        if self.samples_per_step % split:
-            raise ValueError(f"samples_per_step {self.samples_per_step} does not divide over learner.workers "
-                             f"{self.learner.workers} x learner.updates_per_step {self.learner.updates_per_step}; "
-                             f"make it a multiple of {split}")
+        if self.samples_per_step < split:
+            raise ValueError(f"samples_per_step {self.samples_per_step} do not go round learner.workers {self.learner.workers} "
+                             f"x learner.updates_per_step {self.learner.updates_per_step}; make it {split} or more")
         return self
 
 
@@ -75,85 +71,90 @@ def train(config: SFTJobConfig) -> Path:
     session = Session(config, "train sft", config.steps)
     kinds = (config.corruption or config.heldout_corruption).kinds
     questions = session.questions(config.evaluation, kinds)
-    stream = TargetStream(config, session.manifest, session.model_path)
+    stream = TargetStream(config, session.manifest, session.model_path, session.resumed.state.get("cursor", 0))
     with session:
         demands = rollout_demands(config.engine, config.workers, engines=bool(questions))
         session.start([*demands, learner_demand(config.learner)], plan(config))
         sampler = session.start_sampler(RewardConfig(), engines=bool(questions))
         learner = session.start_learner(config.learner, "sft")
-        before = session.evaluate(questions, step=0)
-        with session.progress.phase("train"):
-            for step in range(config.steps):
-                train_step(config, session, stream, sampler, learner, step)
-        if questions:
-            sampler.update_weights(config.steps)
-        after = session.evaluate(questions, step=config.steps)
-        session.finish(before, after, questions)
+        with session.stops_well(learner, stream.state):
+            before = session.evaluate(questions, step=0)
+            with session.progress.phase("train"):
+                for step in range(session.steps_done, config.steps):
+                    train_step(session, stream, sampler, learner, step)
+            if questions:
+                sampler.update_weights(config.steps)
+            after = session.evaluate(questions, step=config.steps)
+            session.finish(before, after, questions)
     return session.run.latest_checkpoint()
 
 
-def train_step(config: SFTJobConfig, session: Session, stream: TargetStream, sampler: GroupSampler, learner: Learner,
-               step: int) -> None:
+def train_step(session: Session, stream: TargetStream, sampler: GroupSampler, learner: Learner, step: int) -> None:
     """Prepare clips, learn, record. Engines are not needed until the last step is done."""
+    session.check_stop()
     session.begin_step()
     with session.phase("corrupt"):
-        sequences, clips, dropped = stream.take(sampler)
-    last = step + 1 == config.steps
-    due = last or (config.checkpoint_every_steps > 0 and (step + 1) % config.checkpoint_every_steps == 0)
-    with ExitStack() as stack:
-        path = stack.enter_context(session.checkpoint(step + 1)) if due else None
-        with session.phase("learn"):
-            result = learner.step(TrainBatch(step, sequences, clips, str(path) if path else None))
+        sequences, clips, outcomes = stream.take(sampler)
+    with session.phase("learn"):
+        result = learner.step(TrainBatch(step, sequences, clips))
+    session.consume(step, outcomes)
     names = ("loss", "entropy", "learning_rate", "grad_norm", "tokens")
-    metrics = {name: result[name] for name in names}
-    session.record_step(step + 1, metrics | {f"dropped/{reason}": count for reason, count in dropped.items()})
+    dropped = Counter(reason for _, reason in outcomes if reason != "trained")
+    session.record_step(step + 1, {name: result[name] for name in names}
+                        | {f"dropped/{reason}": count for reason, count in dropped.items()})
+    session.save_if_due(learner, stream.state())
 
 
 class TargetStream:
     """The seeded order of training questions with their target tokens."""
 
-    def __init__(self, config: SFTJobConfig, manifest: Manifest, model_path: str) -> None:
+    def __init__(self, config: SFTJobConfig, manifest: Manifest, model_path: str, cursor: int = 0) -> None:
         self._config, self._samples = config, manifest.samples
         lacking = [sample.id for sample in self._samples if sample.process is None]
         if lacking:
             raise DataError(f"{config.data.train}: sample {lacking[0]} and {len(lacking) - 1} more have no 'process'; "
                             "supervised fine-tuning needs a reasoning trace", sample_id=lacking[0])
         self._tokenizer = load_processor(model_path).tokenizer
-        self._cursor = 0
-        self._order: list[int] = []
+        self._cursor = self._taken = cursor
+        self._orders: dict[int, list[int]] = {}
         self._ahead: Iterator[Prepared] | None = None
 
-    def take(self, sampler: GroupSampler) -> tuple[tuple[TrainSequence, ...], dict[str, Any], Counter[str]]:
-        """Sequences and clips of the next step; questions whose clip cannot be read are replaced and counted.
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs: questions before `cursor` were consumed."""
+        return {"cursor": self._taken}
+
+    def take(self, sampler: GroupSampler) -> tuple[tuple[TrainSequence, ...], dict[str, Any], list[tuple[str, str]]]:
+        """Sequences and clips of the next step, and what came of each question; one whose clip cannot be read is replaced.
 
         The clips of the step after are started before this returns, so that they are decoded while the learner learns.
         """
         size = self._config.samples_per_step
         sequences: list[TrainSequence] = []
         clips: dict[str, Any] = {}
-        dropped: Counter[str] = Counter()
+        outcomes: list[tuple[str, str]] = []
         while len(sequences) < size:
             prepared_clips = self._ahead or self._start(sampler, size - len(sequences))
             self._ahead = None
             for prepared in prepared_clips:
+                outcomes.append((prepared.plan.group_id, prepared.failure.reason if prepared.failure else "trained"))
                 if prepared.failure is not None:
-                    dropped[prepared.failure.reason] += 1
                     continue
                 name = prepared.clip_hashes[next(iter(prepared.plan.branches))]
                 clips[name] = prepared.clips[name]
                 sequences.append(TrainSequence(prepared.prompt, name, self._target(prepared.plan.sample)))
+        self._taken = self._cursor
         self._ahead = self._start(sampler, size)
-        return tuple(sequences), clips, dropped
+        return tuple(sequences), clips, outcomes
 
     def _start(self, sampler: GroupSampler, count: int) -> Iterator[Prepared]:
         return sampler.prepare([self._next() for _ in range(count)])
 
     def _next(self) -> GroupPlan:
         epoch, position = divmod(self._cursor, len(self._samples))
-        if position == 0:
-            self._order = epoch_order(self._samples, self._config.seed, epoch)
+        if epoch not in self._orders:
+            self._orders[epoch] = epoch_order(self._samples, self._config.seed, epoch)
         self._cursor += 1
-        sample, spec, branch = self._samples[self._order[position]], None, Branch.CLEAN
+        sample, spec, branch = self._samples[self._orders[epoch][position]], None, Branch.CLEAN
         if self._config.corruption is not None:
             seed = derive_seed(self._config.seed, sample.id, epoch, Branch.CORRUPTED.value)
             spec = sample_spec(seed, self._config.corruption.kinds, self._config.corruption.severity)

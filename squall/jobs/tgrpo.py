@@ -8,14 +8,13 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from contextlib import ExitStack
-from dataclasses import replace
-from pathlib import Path
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from squall.actors.admission import AdmissionQueue, Settled
 from squall.actors.learner import Learner, LearnerConfig
 from squall.actors.rollout_buffer import TrainBatch, TrainSequence
 from squall.actors.sampling import GroupPlan, GroupSampler, SampledOutcome
@@ -32,9 +31,12 @@ from squall.jobs.session import (
     rollout_demands,
 )
 from squall.platform.errors import SquallError
-from squall.platform.manifest import Manifest, epoch_order
+from squall.platform.manifest import epoch_order
 from squall.platform.records import Branch, SamplingSpec, ScoredGroup, TrainGroup, VideoSample
 from squall.platform.seeds import derive_seed
+
+POLL_S = 0.05
+"""How often the rollout side is looked after while the learner works."""
 
 
 class TGRPOJobConfig(SessionConfig):
@@ -44,6 +46,9 @@ class TGRPOJobConfig(SessionConfig):
     """Optimisation steps; the engines receive new weights after each."""
     groups_per_step: int = Field(32, ge=1)
     """Groups with reward variance that each step trains on."""
+    max_staleness: int = Field(0, ge=0, le=16)
+    """Updates that answers may lag behind: 0 samples, then learns; 1 samples the next step's answers while learning; 2 and more
+    keep more groups waiting, for uneven sampling times."""
     max_sampled_groups: int = Field(256, ge=1)
     """Most groups sampled in one step to find them; a step that finds fewer trains on what it has."""
     temperature: float = Field(1.0, gt=0, le=2)
@@ -62,10 +67,8 @@ class TGRPOJobConfig(SessionConfig):
     """Ray Train and DeepSpeed."""
     evaluation: heldout.EvaluationConfig = heldout.EvaluationConfig()
     """Held-out questions, asked before and after."""
-    checkpoint_every_steps: int = Field(0, ge=0)
-    """Write a checkpoint every so many steps; 0 writes only the last."""
     shuffle_rewards: bool = False
-    """Control that must not gain: permute the rewards over all answers of a step before advantages are taken."""
+    """Control that must not gain: permute the rewards over the answers of each branch before advantages are taken."""
 
     @model_validator(mode="before")
     @classmethod
@@ -79,15 +82,12 @@ class TGRPOJobConfig(SessionConfig):
 
     @model_validator(mode="after")
     def _consistent(self) -> TGRPOJobConfig:
-        per_group = trained_answers(self.tgrpo)
-        answers = self.groups_per_step * per_group
         refuse_sharded_adapters(self.model, self.learner)
         split = self.learner.workers * self.learner.updates_per_step
-        if answers % split:
+        if self.groups_per_step < split:
             raise ValueError(
-                f"groups_per_step {self.groups_per_step} x {per_group} trained answers of a group = {answers} do not divide "
-                f"over learner.workers {self.learner.workers} x learner.updates_per_step {self.learner.updates_per_step}; "
-                f"make it a multiple of {split}")
+                f"groups_per_step {self.groups_per_step} do not go round learner.workers {self.learner.workers} x "
+                f"learner.updates_per_step {self.learner.updates_per_step}; make it {split} or more")
         if self.max_sampled_groups < self.groups_per_step:
             raise ValueError(f"max_sampled_groups {self.max_sampled_groups} is below groups_per_step "
                              f"{self.groups_per_step}; raise it to about three times that")
@@ -102,45 +102,42 @@ def run(config: TGRPOJobConfig) -> int:
         session.start([*rollout_demands(config.engine, config.workers), learner_demand(config.learner)], plan(config))
         sampler = session.start_sampler(config.rewards)
         learner = session.start_learner(config.learner, "tgrpo", tgrpo=config.tgrpo, temperature=config.temperature)
-        stream = GroupStream(config, session.manifest)
-        before = session.evaluate(questions, step=0)
-        with session.progress.phase("train"):
-            for step in range(config.steps):
-                train_step(config, session, stream, sampler, learner, step)
-        after = session.evaluate(questions, step=config.steps)
-        session.finish(before, after, questions)
+        stream = RolloutStream(config, session, sampler)
+        with session.stops_well(learner, stream.state):
+            before = session.evaluate(questions, step=0)
+            with session.progress.phase("train"):
+                for step in range(session.steps_done, config.steps):
+                    train_step(config, session, stream, sampler, learner, step)
+            after = session.evaluate(questions, step=config.steps)
+            session.finish(before, after, questions)
     return 0
 
 
-def train_step(config: TGRPOJobConfig, session: Session, stream: GroupStream, sampler: GroupSampler, learner: Learner,
+def train_step(config: TGRPOJobConfig, session: Session, stream: RolloutStream, sampler: GroupSampler, learner: Learner,
                step: int) -> None:
-    """Sample, score, learn, hand the new weights to the engines, record."""
+    """Sample, score, learn, hand the new weights to the engines, record; with staleness, sample on while learning."""
     session.begin_step()
     with session.phase("rollout"):
-        batch = collect(config, stream, sampler, step)
+        batch = stream.collect()
     if not batch.groups:
         raise SquallError(f"step {step}: none of {batch.sampled} groups had reward variance or survived "
                           f"({dict(drop_counts(batch))}); raise temperature or severity, or max_sampled_groups")
-    with ExitStack() as stack:
-        path = stack.enter_context(session.checkpoint(step + 1)) if checkpoint_due(config, step) else None
-        with session.phase("learn"):
-            result = learner.step(train_batch(config, step, batch, path))
+    with session.phase("learn"):
+        learner.begin(train_batch(step, batch))
+        while (result := learner.poll(POLL_S)) is None:
+            stream.pump(0.0, learning=True)
     with session.phase("sync"):
         sampler.update_weights(step + 1)
     with session.phase("record"):
         session.store.write(step, batch.groups, [(reason, group.scored) for reason, group in batch.dropped])
-    session.record_step(step + 1, step_metrics(batch, result))
+        session.consume(step, batch.outcomes)
+    session.record_step(step + 1, step_metrics(step, batch, result))
+    session.save_if_due(learner, stream.state())
 
 
 def trained_answers(config: TGRPOConfig) -> int:
     """Answers of a group that carry an advantage."""
     return config.samples_per_group + (config.clean_samples if config.train_clean_anchors else 0)
-
-
-def checkpoint_due(config: TGRPOJobConfig, step: int) -> bool:
-    """Whether the weights after this step (counted from 0) are kept."""
-    every = config.checkpoint_every_steps
-    return step + 1 == config.steps or (every > 0 and (step + 1) % every == 0)
 
 
 def plan(config: TGRPOJobConfig) -> list[str]:
@@ -166,26 +163,49 @@ def report_section(config: TGRPOJobConfig) -> list[str]:
     return lines
 
 
-class GroupStream:
+class QuestionOrder:
     """The endless, seeded order in which training questions are asked."""
 
-    def __init__(self, config: TGRPOJobConfig, manifest: Manifest) -> None:
-        self._config, self._samples = config, manifest.samples
-        self._cursor = 0
-        self._order: list[int] = []
-        self.useful_rate = 0.5
-        """Share of groups with reward variance in the last step; sizes the next step's first wave."""
+    def __init__(self, config: TGRPOJobConfig, samples: Sequence[VideoSample]) -> None:
+        self._config, self._samples = config, samples
+        self._epochs: dict[int, list[int]] = {}
 
-    def take(self, count: int) -> list[GroupPlan]:
-        """The next `count` groups to sample."""
-        return [self._next() for _ in range(count)]
+    def plan(self, position: int) -> GroupPlan:
+        """What to sample for the question at a position, counted from 0 over all epochs."""
+        epoch, place = divmod(position, len(self._samples))
+        if epoch not in self._epochs:
+            self._epochs[epoch] = epoch_order(self._samples, self._config.seed, epoch)
+        return plan_group(self._config, self._samples[self._epochs[epoch][place]], epoch)
 
-    def _next(self) -> GroupPlan:
-        epoch, position = divmod(self._cursor, len(self._samples))
-        if position == 0:
-            self._order = epoch_order(self._samples, self._config.seed, epoch)
-        self._cursor += 1
-        return plan_group(self._config, self._samples[self._order[position]], epoch)
+
+class RolloutStream:
+    """The rollout side of the loop: questions in their order, sampled as admission allows."""
+
+    def __init__(self, config: TGRPOJobConfig, session: Session, sampler: GroupSampler) -> None:
+        self._config, self._session, self._sampler = config, session, sampler
+        self._order = QuestionOrder(config, session.manifest.samples)
+        self._queue = AdmissionQueue(config.groups_per_step, config.max_staleness, config.max_sampled_groups,
+                                     steps=config.steps - session.steps_done, cursor=session.resumed.state.get("cursor", 0))
+
+    def collect(self) -> StepBatch:
+        """Sample until the groups of the next step are there; with staleness they may be already."""
+        while (settled := self._queue.take()) is None:
+            self.pump(0.5, learning=False)
+            self._session.check_stop()
+        return StepBatch(settled)
+
+    def pump(self, timeout_s: float, learning: bool) -> None:
+        """Start what may be started and take in what has come back, waiting up to `timeout_s` seconds for the first."""
+        while (position := self._queue.launch(learning)) is not None:
+            self._sampler.submit(position, self._order.plan(position))
+        for position, outcome in self._sampler.poll(timeout_s, may_publish=not learning):
+            judged = judge(self._config, outcome)
+            self._queue.settle(position, judged.reason is None, judged)
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs: questions before `cursor` were consumed; the pending ones are asked again."""
+        pending = [self._order.plan(position).group_id for position in self._queue.pending]
+        return {"cursor": self._queue.taken, "pending": pending}
 
 
 def plan_group(config: TGRPOJobConfig, sample: VideoSample, epoch: int) -> GroupPlan:
@@ -200,88 +220,68 @@ def plan_group(config: TGRPOJobConfig, sample: VideoSample, epoch: int) -> Group
     return GroupPlan(f"{sample.id}@{epoch}", sample, spec, branches, sampling)
 
 
-class StepBatch:
-    """What one step sampled: groups to train on in stream order, the others by reason, clips by hash."""
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """What came of a question: a group to train on, or the reason why not."""
 
-    def __init__(self) -> None:
-        self.groups: list[TrainGroup] = []
-        self.dropped: list[tuple[str, TrainGroup]] = []
-        self.failures: Counter[str] = Counter()
-        self.clips: dict[str, Any] = {}
-        self.sampled = 0
+    group_id: str
+    reason: str | None
+    """Why it is not trained on; None when it is."""
+    group: TrainGroup | None = None
+    clips: Mapping[str, Any] = field(default_factory=dict)
+    """References to the clips by content hash, for a group to train on."""
+
+
+def judge(config: TGRPOJobConfig, outcome: SampledOutcome) -> Judged:
+    """Take advantages; groups without any carry no gradient and give their place back."""
+    name = outcome.plan.group_id
+    if outcome.scored is None:
+        return Judged(name, outcome.failure.reason)
+    scored = outcome.scored
+    if config.shuffle_rewards:
+        scored = permute_rewards(scored, derive_seed(config.seed, name, "shuffle rewards"))
+    group = group_advantages(scored, config.tgrpo, config.rewards.weights)
+    return Judged(name, None, group, outcome.clips) if has_signal(group) else Judged(name, "zero_variance", group)
+
+
+def permute_rewards(group: ScoredGroup, seed: int) -> ScoredGroup:
+    """Permute whole reward mappings over the answers of each branch: the control whose signal is noise."""
+    rng, rewards = np.random.default_rng(seed), list(group.rewards)
+    for branch in Branch:
+        places = [place for place, rollout in enumerate(group.sampled.rollouts) if rollout.branch is branch]
+        for place, other in zip(places, rng.permutation(places), strict=True):
+            rewards[place] = group.rewards[other]
+    return replace(group, rewards=tuple(rewards))
+
+
+class StepBatch:
+    """What one step consumed: groups to train on in stream order, the others by reason, clips by hash."""
+
+    def __init__(self, settled: Sequence[Settled]) -> None:
+        judged: list[Judged] = [entry.content for entry in settled]
+        self.sampled = len(judged)
+        self.outcomes = [(entry.group_id, entry.reason or "trained") for entry in judged]
+        self.groups = [entry.group for entry in judged if entry.reason is None]
+        self.dropped = [(entry.reason, entry.group) for entry in judged if entry.reason and entry.group]
+        self.clips = {name: clip for entry in judged for name, clip in entry.clips.items()}
 
     @property
     def all_groups(self) -> list[TrainGroup]:
         return [*self.groups, *(group for _, group in self.dropped)]
 
 
-def collect(config: TGRPOJobConfig, stream: GroupStream, sampler: GroupSampler, step: int) -> StepBatch:
-    """Sample waves of groups until enough have reward variance; groups without any carry no gradient.
-
-    Waves are sized by the share of useful groups so far, and groups are taken in stream order, so the batch does not
-    depend on which worker was faster.
-    """
-    batch = StepBatch()
-    while len(batch.groups) < config.groups_per_step and batch.sampled < config.max_sampled_groups:
-        missing = config.groups_per_step - len(batch.groups)
-        count = min(config.max_sampled_groups - batch.sampled, max(4, round(missing / stream.useful_rate)))
-        outcomes = sampler.run(stream.take(count))
-        batch.sampled += count
-        sort_outcomes(config, outcomes, batch, step)
-        stream.useful_rate = max(0.1, (len(batch.groups) + _surplus(batch)) / batch.sampled)
-    return batch
-
-
-def _surplus(batch: StepBatch) -> int:
-    return sum(reason == "surplus" for reason, _ in batch.dropped)
-
-
-def sort_outcomes(config: TGRPOJobConfig, outcomes: Sequence[SampledOutcome], batch: StepBatch, step: int) -> None:
-    """Turn scored groups into train groups and put each where it belongs."""
-    good = [outcome for outcome in outcomes if outcome.scored is not None]
-    batch.failures.update(outcome.failure.reason for outcome in outcomes if outcome.scored is None)
-    scored = [outcome.scored for outcome in good]
-    if config.shuffle_rewards:
-        scored = permute_rewards(scored, derive_seed(config.seed, step, "shuffle rewards", batch.sampled))
-    for outcome, group in zip(good, scored, strict=True):
-        train = group_advantages(group, config.tgrpo, config.rewards.weights)
-        if not has_signal(train):
-            batch.dropped.append(("zero_variance", train))
-        elif len(batch.groups) >= config.groups_per_step:
-            batch.dropped.append(("surplus", train))
-        else:
-            batch.groups.append(train)
-            batch.clips.update(outcome.clips)
-
-
-def permute_rewards(groups: Sequence[ScoredGroup], seed: int) -> list[ScoredGroup]:
-    """Permute whole reward mappings over all rollouts of the same branch: the control whose signal is noise."""
-    rng = np.random.default_rng(seed)
-    rewards = [list(group.rewards) for group in groups]
-    for branch in Branch:
-        places = [(g, r) for g, group in enumerate(groups) for r, rollout in enumerate(group.sampled.rollouts)
-                  if rollout.branch is branch]
-        shuffled = [groups[g].rewards[r] for g, r in places]
-        for (g, r), index in zip(places, rng.permutation(len(places)), strict=True):
-            rewards[g][r] = shuffled[index]
-    return [replace(group, rewards=tuple(own)) for group, own in zip(groups, rewards, strict=True)]
-
-
-def train_batch(config: TGRPOJobConfig, step: int, batch: StepBatch, checkpoint: Path | None) -> TrainBatch:
+def train_batch(step: int, batch: StepBatch) -> TrainBatch:
     """The learner's view of a step: the answers that carry an advantage, and references to their clips."""
-    sequences = [
+    sequences = tuple(
         TrainSequence(group.scored.sampled.prompt, rollout.clip_hash, rollout.token_ids, advantage, rollout.logprobs)
         for group in batch.groups
         for rollout, advantage in zip(group.scored.sampled.rollouts, group.advantages, strict=True)
         if advantage is not None
-    ]
-    split = config.learner.workers * config.learner.updates_per_step
-    sequences = sequences[:len(sequences) // split * split]  # only a step cut short by max_sampled_groups loses any
-    clips = {sequence.clip_hash: batch.clips[sequence.clip_hash] for sequence in sequences}
-    return TrainBatch(step, tuple(sequences), clips, str(checkpoint) if checkpoint else None)
+    )
+    return TrainBatch(step, sequences, {sequence.clip_hash: batch.clips[sequence.clip_hash] for sequence in sequences})
 
 
-def step_metrics(batch: StepBatch, result: Mapping[str, Any]) -> dict[str, float]:
+def step_metrics(step: int, batch: StepBatch, result: Mapping[str, Any]) -> dict[str, float]:
     """The numbers of one step under the names that tracker and report use."""
     groups = batch.all_groups
     statistics: dict[str, list[float]] = {}
@@ -290,6 +290,7 @@ def step_metrics(batch: StepBatch, result: Mapping[str, Any]) -> dict[str, float
             statistics.setdefault(name, []).append(value)
     means = {name: float(np.mean(values)) for name, values in statistics.items()}
     trained = [group.statistics.get("contrast_effective", 0.0) for group in batch.groups]
+    ages = [step - rollout.weight_version for group in batch.groups for rollout in group.scored.sampled.rollouts]
     renamed = {
         "reward/mean": means.get("reward_mean"), "reward/std": means.get("reward_std"),
         **{f"accuracy/{branch.value}": means.get(f"accuracy_{branch.value}") for branch in Branch},
@@ -299,6 +300,7 @@ def step_metrics(batch: StepBatch, result: Mapping[str, Any]) -> dict[str, float
         "tis/mean": result["importance"], "tis/max": result["importance_max"],
         "tis/capped": result["importance_capped_tokens"],
         "learning_rate": result["learning_rate"], "grad_norm": result["grad_norm"], "tokens": result["tokens"],
+        "staleness/mean": np.mean(ages), "staleness/max": max(ages),
         "groups/sampled": batch.sampled, "groups/trained": len(batch.groups),
         **{f"dropped/{reason}": count for reason, count in drop_counts(batch).items()},
     }
@@ -307,4 +309,4 @@ def step_metrics(batch: StepBatch, result: Mapping[str, Any]) -> dict[str, float
 
 def drop_counts(batch: StepBatch) -> Counter[str]:
     """Groups that were sampled and not trained on, by reason."""
-    return batch.failures + Counter(reason for reason, _ in batch.dropped)
+    return Counter(reason for _, reason in batch.outcomes if reason != "trained")

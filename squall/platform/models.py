@@ -36,8 +36,6 @@ class ModelConfig(Config):
     """Hugging Face directory or id; `@embedded` is the 1 M-parameter policy that ships with Squall."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Type of the weights in learner and engine."""
-    attention: Literal["sdpa", "eager", "flash_attention_2"] = "sdpa"
-    """Attention implementation of the learner."""
     train_vision: bool = True
     """Whether the vision tower learns; if not, the engine keeps its encoder cache across weight updates."""
     lora: LoraConfig | None = None
@@ -77,12 +75,12 @@ def load_processor(path: str) -> ProcessorMixin:
     return AutoProcessor.from_pretrained(path)
 
 
-def load_policy(path: str, dtype: str = "float32", attention: str = "sdpa") -> PreTrainedModel:
-    """The policy's weights in a given torch dtype ('float32', 'bfloat16', 'float16') and attention implementation."""
+def load_policy(path: str, dtype: str = "float32") -> PreTrainedModel:
+    """The policy's weights in a given torch dtype ('float32', 'bfloat16', 'float16')."""
     import torch
     from transformers import AutoModelForImageTextToText
 
-    return AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation=attention)
+    return AutoModelForImageTextToText.from_pretrained(path, dtype=getattr(torch, dtype), attn_implementation="sdpa")
 
 
 def add_lora(model: PreTrainedModel, config: LoraConfig) -> Any:

@@ -42,7 +42,7 @@ class JobProgress:
 
     def __init__(self, title: str, total_steps: int, *, done_steps: int = 0, console: Console | None = None,
                  window: int = 10, interval_s: float = 5.0) -> None:
-        self._title, self._total, self._done = title, total_steps, done_steps
+        self._title, self._total, self._first, self._done = title, total_steps, done_steps, done_steps
         self._console = console or Console()
         self._interval_s = interval_s
         self._figures: dict[str, deque[float]] = {name: deque(maxlen=window) for name in FIGURES}
@@ -75,7 +75,7 @@ class JobProgress:
         """
         outer = self._phase
         self._enter_phase(name)
-        self._line(force=outer == OUTERMOST and self._done in (0, self._total))
+        self._line(force=outer == OUTERMOST and self._done in (self._first, self._total))
         try:
             yield
         finally:

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import math
 import os
 import re
 import shlex
 import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping
@@ -17,7 +19,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import squall
 from squall.platform.errors import SquallError
@@ -35,7 +37,7 @@ class RunDirectory:
 
     @classmethod
     def create(cls, root: Path, job: str, name: str | None = None, *, resume: bool = False) -> RunDirectory:
-        """Make ``root/name``, or take up an existing one with `resume`.
+        """Make ``root/name``, or take up an existing one with `resume`. Call `lock` before anything is written.
 
         The default name is ``<job>-YYYYmmdd-HHMMSS``, with ``-2`` and so on for more runs within a second.
 
@@ -54,8 +56,6 @@ class RunDirectory:
         run = cls(path.absolute())
         for folder in (run.rollouts, run.checkpoints):
             folder.mkdir(parents=True, exist_ok=True)
-        for unfinished in run.checkpoints.glob(".*"):
-            shutil.rmtree(unfinished)
         return run
 
     @classmethod
@@ -99,6 +99,10 @@ class RunDirectory:
         return self.path / "provenance.json"
 
     @property
+    def consumed(self) -> Path:
+        return self.path / "consumed.jsonl"
+
+    @property
     def rollouts(self) -> Path:
         return self.path / "rollouts"
 
@@ -130,6 +134,11 @@ class RunDirectory:
         """Append one line to events.jsonl: UTC time, kind and fields. It is in the file when the call returns."""
         append_line(self.events, to_json({"time": utc_now(), "kind": kind, **fields}))
 
+    def sweep(self) -> None:
+        """Remove checkpoints that were being written when a run died. Only the owner of the lock may."""
+        for unfinished in self.checkpoints.glob(".*"):
+            shutil.rmtree(unfinished)
+
     @contextmanager
     def checkpoint(self, step: int) -> Iterator[Path]:
         """Yield a directory to fill. It becomes ``checkpoints/step-000123`` as the block ends; errors remove it."""
@@ -152,8 +161,44 @@ class RunDirectory:
 
     def latest_checkpoint(self) -> Path | None:
         """The finished checkpoint of the highest step, or None."""
+        return next(iter(self.finished_checkpoints()), None)
+
+    def finished_checkpoints(self) -> list[Path]:
+        """Checkpoints under their final names, latest first."""
         finished = [path for path in self.checkpoints.glob("step-*") if _CHECKPOINT.fullmatch(path.name)]
-        return max(finished, key=checkpoint_step, default=None)
+        return sorted(finished, key=checkpoint_step, reverse=True)
+
+    def lock(self) -> IO[str]:
+        """Claim the directory for this process until the returned file is closed or the process ends.
+
+        Raises:
+            SquallError: a live process has it.
+        """
+        file = (self.path / ".lock").open("a+", encoding="utf-8")
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            file.seek(0)
+            owner = file.read().strip() or "another process"
+            file.close()
+            raise SquallError(f"{self.path}: a live run is writing here ({owner}). Wait for it, stop it, or choose another "
+                              "name") from None
+        file.truncate(0)
+        file.write(f"process {os.getpid()} on {socket.gethostname()}")
+        file.flush()
+        return file
+
+    def rewind(self, step: int) -> int:
+        """Forget what was recorded after the first `step` steps, which a resumed run does again; returns how many steps."""
+        again = {row["step"] for row in read_lines(self.metrics) if row["step"] > step}
+        for path, first in ((self.metrics, step + 1), (self.consumed, step)):
+            if path.exists():
+                rows = [row for row in read_lines(path) if row["step"] < first]
+                write_text(path, "".join(to_json(row) + "\n" for row in rows))
+        for path in self.rollouts.glob("step-*.parquet"):
+            if int(path.stem.removeprefix("step-")) >= step:
+                path.unlink()
+        return len(again)
 
 
 def checkpoint_step(path: Path) -> int:

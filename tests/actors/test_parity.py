@@ -9,7 +9,9 @@ import ray
 import torch
 
 from squall.actors.rollout_engine import GenerateRequest
-from squall.algorithms.policy import answer_logprobs, collate, encode_prompt
+from squall.algorithms.packing import collate, pack_rows
+from squall.algorithms.policy import encode_prompt
+from squall.algorithms.scoring import AnswerScorer
 from squall.platform.models import banned_token_ids, load_policy, load_processor, render_prompt
 from squall.platform.records import Branch, SamplingSpec
 
@@ -25,12 +27,12 @@ def test_engine_and_learner_agree(engine, random_clip, policy_dir: Path, fps: fl
     prompt = render_prompt(processor, [{"role": "user", "content": content}])
     request = GenerateRequest(prompt, "s", f"a-{fps}", Branch.CLEAN, 4, SamplingSpec(temperature=1.0, max_tokens=24, seed=1))
     rollouts = ray.get(engine.generate.remote(request, clip), timeout=120)
-    encoded = encode_prompt(processor, prompt, clip, policy.config.vision_config.tokens_per_second)
-    batch = collate([encoded] * 4, [rollout.token_ids for rollout in rollouts], processor.tokenizer.pad_token_id)
+    encoded = encode_prompt(processor, policy, prompt, clip)
+    batch = collate(pack_rows([encoded] * 4, [rollout.token_ids for rollout in rollouts], 10_000), pad_id=0)
     with torch.no_grad():
-        ours, _ = answer_logprobs(policy, batch, banned_token_ids(processor))
-    theirs = torch.zeros_like(ours)
-    for row, rollout in enumerate(rollouts):
-        theirs[row, :len(rollout.logprobs)] = torch.tensor(rollout.logprobs)
-    assert batch.mask_BL.sum() > 8
-    assert ((ours - theirs).abs() * batch.mask_BL).sum() / batch.mask_BL.sum() < 1e-4
+        ours_AL, _ = AnswerScorer(policy, banned_token_ids(processor))(batch)
+    theirs_AL = torch.zeros_like(ours_AL)
+    for row, place in enumerate(batch.places_A):
+        theirs_AL[row, :len(rollouts[place].logprobs)] = torch.tensor(rollouts[place].logprobs)
+    assert batch.mask_AL.sum() > 8
+    assert ((ours_AL - theirs_AL).abs() * batch.mask_AL).sum() / batch.mask_AL.sum() < 1e-4

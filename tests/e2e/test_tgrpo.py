@@ -58,7 +58,7 @@ def test_a_run_trains_and_leaves_everything_behind(manifests: dict[str, Path], r
 
 @pytest.mark.parametrize(("overrides", "message"), [
     (["group_per_step=4"], "unknown key 'group_per_step'. Did you mean 'groups_per_step'"),
-    (["learner.workers=5"], "do not divide over learner.workers 5"),
+    (["learner.workers=25"], "groups_per_step 24 do not go round learner.workers 25"),
     (["data.train=missing.jsonl"], "data.train = missing.jsonl: no such manifest"),
     (["corruption.kinds=[rian]"], "unknown corruption 'rian'. Did you mean 'rain'"),
     (["model.path=./nowhere"], "no such directory"),

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 
-from squall.jobs.tgrpo import GroupStream, TGRPOJobConfig, permute_rewards, plan_group
+from squall.jobs.tgrpo import QuestionOrder, TGRPOJobConfig, permute_rewards, plan_group
 from squall.platform.config import load_config
 from squall.platform.errors import ConfigError
-from squall.platform.manifest import Manifest
 from squall.platform.records import (
     Branch,
     MediaType,
@@ -30,16 +27,14 @@ def sample(number: int) -> VideoSample:
     return VideoSample(f"s{number}", f"{number}.mp4", MediaType.VIDEO, "?", ProblemType.MULTIPLE_CHOICE, "A")
 
 
-def manifest(count: int) -> Manifest:
-    return Manifest(Path("m.jsonl"), tuple(sample(i) for i in range(count)), ())
-
-
-def test_the_stream_is_seeded_and_every_epoch_asks_each_question_once() -> None:
-    first, again = (GroupStream(config(), manifest(7)).take(14) for _ in range(2))
+def test_the_order_is_seeded_and_every_epoch_asks_each_question_once() -> None:
+    samples = [sample(i) for i in range(7)]
+    first, again = ([QuestionOrder(config(), samples).plan(i) for i in range(14)] for _ in range(2))
     assert [plan.group_id for plan in first] == [plan.group_id for plan in again]
     assert {plan.sample.id for plan in first[:7]} == {plan.sample.id for plan in first[7:]} == {f"s{i}" for i in range(7)}
     assert first[0].corruption == again[0].corruption
-    other = GroupStream(config("seed=1"), manifest(7)).take(7)
+    assert QuestionOrder(config(), samples).plan(12) == first[12]
+    other = [QuestionOrder(config("seed=1"), samples).plan(i) for i in range(7)]
     assert [plan.group_id for plan in other] != [plan.group_id for plan in first[:7]]
 
 
@@ -65,12 +60,11 @@ def scored(group: int) -> ScoredGroup:
 
 
 def test_permuted_rewards_are_the_same_rewards_elsewhere_in_their_branch() -> None:
-    groups = [scored(g) for g in range(3)]
-    permuted = permute_rewards(groups, seed=3)
-
     def ids(groups: list[ScoredGroup]) -> list[float]:
         return [row["id"] for group in groups for row in group.rewards]
 
+    groups = [scored(g) for g in range(3)]
+    permuted = [permute_rewards(group, seed=3) for group in groups]
     assert sorted(ids(permuted)) == sorted(ids(groups)) and ids(permuted) != ids(groups)
     for group in permuted:
         for rollout, row in zip(group.sampled.rollouts, group.rewards, strict=True):

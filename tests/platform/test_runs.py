@@ -2,6 +2,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -75,11 +77,35 @@ def test_latest_checkpoint_is_by_number_and_can_be_replaced(tmp_path: Path) -> N
     assert len(list(run.checkpoints.iterdir())) == 3
 
 
-def test_resume_clears_an_unfinished_checkpoint(tmp_path: Path) -> None:
+def test_sweep_clears_an_unfinished_checkpoint(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path, "tgrpo", "a")
     (run.checkpoints / ".step-000004.new").mkdir()
-    RunDirectory.create(tmp_path, "tgrpo", "a", resume=True)
+    RunDirectory.create(tmp_path, "tgrpo", "a", resume=True).sweep()
     assert list(run.checkpoints.iterdir()) == []
+
+
+def test_a_directory_has_one_owner_at_a_time(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path, "tgrpo", "a")
+    first = run.lock()
+    code = ("import sys; from pathlib import Path; from squall.platform.runs import RunDirectory\n"
+            "RunDirectory(Path(sys.argv[1])).lock()")
+    other = subprocess.run([sys.executable, "-c", code, str(run.path)], capture_output=True, text=True)
+    assert f"a live run is writing here (process {os.getpid()} on " in other.stderr
+    first.close()
+    assert subprocess.run([sys.executable, "-c", code, str(run.path)], capture_output=True).returncode == 0
+
+
+def test_rewinding_forgets_what_came_after_and_nothing_else(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path, "tgrpo", "a")
+    for step in range(5):
+        append_line(run.metrics, json.dumps({"step": step, "loss": 0.1}))
+        append_line(run.consumed, json.dumps({"step": step, "groups": {f"g{step}": "trained"}}))
+        (run.rollouts / f"step-{step:06d}.parquet").touch()
+    append_line(run.metrics, '{"step": 9, "lo')
+    assert run.rewind(2) == 2
+    assert [row["step"] for row in read_lines(run.metrics)] == [0, 1, 2]
+    assert [row["step"] for row in read_lines(run.consumed)] == [0, 1]
+    assert sorted(path.name for path in run.rollouts.iterdir()) == ["step-000000.parquet", "step-000001.parquet"]
 
 
 def test_json_is_strict_and_takes_numpy(tmp_path: Path) -> None:

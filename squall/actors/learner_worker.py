@@ -1,0 +1,402 @@
+"""One worker of the learner: policy under DeepSpeed, frozen reference, and the arithmetic of a step."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from squall.actors.learner import LearnerConfig, Objective, learning_rate_at
+from squall.actors.rollout_buffer import Command, Publish, Save, TrainBatch, TrainSequence
+from squall.actors.weight_transfer import Backend, EngineFleet, Sender, open_sender
+from squall.algorithms.tgrpo import TGRPOConfig
+from squall.platform.errors import SquallError
+from squall.platform.models import ModelConfig
+
+COUNTED = ("kl_sum", "ratio_sum", "clipped_tokens", "importance_sum", "importance_capped_tokens", "mismatch_sum")
+"""Sums of the loss that become means per token in the step's metrics."""
+
+
+def learner_loop(config: dict[str, Any]) -> None:
+    """Run by every Ray Train worker: take a command, do this rank's share, report, repeat."""
+    from ray import train
+
+    from squall.actors.cluster import set_threads
+
+    settings: LearnerConfig = config["learner"]
+    set_threads(settings.threads or settings.cpus)
+    os.environ.setdefault("LOCAL_RANK", str(train.get_context().get_local_rank()))
+    worker = LearnerWorker(config, train.get_context().get_world_rank(), train.get_context().get_world_size())
+    buffer, index = config["buffer"], 0
+    if worker.rank == 0:
+        ray.get(buffer.report.remote(-1, {"parameters": worker.parameter_count}))
+    while (command := ray.get(buffer.take.remote(index))) is not None:
+        result = worker.obey(command)
+        if worker.rank == 0:
+            ray.get(buffer.report.remote(index, result))
+        index += 1
+    if worker.sender is not None:
+        worker.sender.shutdown()
+
+
+class LearnerWorker:
+    """One rank of the learner."""
+
+    def __init__(self, config: Mapping[str, Any], rank: int, world_size: int) -> None:
+        import torch
+
+        from squall.actors import deepspeed_backend
+        from squall.platform.models import banned_token_ids, load_processor, resolve_model_path
+
+        self.rank, self.world_size = rank, world_size
+        self.settings: LearnerConfig = config["learner"]
+        self.model_config: ModelConfig = config["model"]
+        self.objective: Objective = config["objective"]
+        self.tgrpo: TGRPOConfig | None = config["tgrpo"]
+        self.temperature: float = config["temperature"]
+        self.total_updates: int = config["total_updates"]
+        self.updates_done = 0
+        self.fleet: EngineFleet | None = config["fleet"]
+        self.weight_transfer: Backend = config["weight_transfer"]
+        self.sender: Sender | None = None
+        self.spans: list[tuple[str, float, float]] = []
+        torch.manual_seed(config["seed"])
+        path = resolve_model_path(self.model_config.path)
+        self.processor = load_processor(path)
+        self.banned = banned_token_ids(self.processor)
+        self.restored = None if config["resume"] is None else RestoredState(config["resume"])
+        scorer = self._load_policy(path)
+        self.parameter_count = sum(parameter.numel() for parameter in scorer.parameters())
+        self.backend = deepspeed_backend
+        self.engine = deepspeed_backend.initialise(scorer, self.settings.optimiser, self.model_config.dtype)
+        self.reference = self._load_reference(path)
+
+    def _load_policy(self, path: str) -> Any:
+        from squall.platform.models import add_lora, load_policy
+
+        model = load_policy(path, self.model_config.dtype)
+        if not self.model_config.train_vision:
+            for name, parameter in model.named_parameters():
+                parameter.requires_grad_("visual" not in name)
+        if self.model_config.lora is not None:
+            model = add_lora(model, self.model_config.lora)
+        scorer = self._scorer(model)
+        if self.settings.gradient_checkpointing:
+            scorer.model.gradient_checkpointing_enable({"use_reentrant": False})
+            scorer.model.enable_input_require_grads()
+        if self.restored is not None:
+            self.restored.load_weights(trained(scorer))
+            self.updates_done = self.restored.updates
+        return scorer.train()
+
+    def _load_reference(self, path: str) -> Any:
+        from squall.platform.models import load_policy
+
+        if self.tgrpo is None or self.tgrpo.kl_beta == 0:
+            return None
+        scorer = self._scorer(load_policy(path, self.model_config.dtype)).eval().requires_grad_(False)
+        if self.settings.optimiser.zero_stage == 3:
+            return self.backend.shard_for_inference(scorer, self.model_config.dtype)
+        if self._vision_frozen:
+            scorer.model.model.visual = self.engine.module.model.model.visual  # the same weights, and the same cache
+            scorer.vision_cache = self.engine.module.vision_cache
+        return scorer.to(self.engine.device)
+
+    def _scorer(self, model: Any) -> Any:
+        from squall.algorithms.scoring import AnswerScorer
+
+        cache = self.settings.vision_cache_mib << 20 if self._vision_frozen else 0
+        return AnswerScorer(model, self.banned, self.temperature, cache)
+
+    @property
+    def _vision_frozen(self) -> bool:
+        return not self.model_config.train_vision or self.model_config.lora is not None
+
+    @contextmanager
+    def span(self, name: str) -> Iterator[None]:
+        """Time a part of a command, for the step's trace."""
+        started = time.time()
+        yield
+        self.spans.append((name, started, time.time()))
+
+    def obey(self, command: Command) -> dict[str, Any]:
+        """Carry out a command; what rank 0 returns goes to the driver."""
+        self.spans.clear()
+        if isinstance(command, Publish):
+            result = self.publish(command)
+        elif isinstance(command, Save):
+            result = self.save(Path(command.directory))
+        else:
+            result = self.train(command)
+        return {**result, "spans": tuple(self.spans)}
+
+    def train(self, batch: TrainBatch) -> dict[str, Any]:
+        """Make `updates_per_step` optimiser updates from a batch; returns metrics that are equal on every rank."""
+        started = time.monotonic()
+        shares = batch.split(self.settings.updates_per_step)
+        prepared = [self._prepare(batch, share) for share in shares]
+        moved = len(shares) > 1  # from the second update on the policy is not the one that `old` stands for
+        old = [[self._old_logprobs(chunk) for chunk in chunks] if moved else [None] * len(chunks) for chunks in prepared]
+        if self.restored is not None:
+            self._restore_optimiser(prepared[0][0])
+        totals: dict[str, float] = {}
+        for share, chunks, old_logprobs in zip(shares, prepared, old, strict=True):
+            tokens = sum(len(sequence.token_ids) for sequence in share)
+            self._update(chunks, old_logprobs, tokens, len(share), totals)
+        return {**self._metrics(totals), "seconds": time.monotonic() - started}
+
+    def _prepare(self, batch: TrainBatch, sequences: tuple[TrainSequence, ...]) -> list[Chunk]:
+        """This rank's share of an update's answers in micro-batches, as many as every other rank has."""
+        from squall.algorithms.packing import collate, pack_rows, plan_microbatches
+        from squall.algorithms.policy import encode_prompt
+
+        with self.span("encode"):
+            own = self._share(sequences)
+            needed = sorted({sequence.clip_hash for sequence in own})
+            clips = dict(zip(needed, ray.get([batch.clips[name] for name in needed]), strict=True))
+            keys = dict.fromkeys(sequence.key for sequence in own)
+            encoded = {key: encode_prompt(self.processor, self.engine.module.model, key[0], clips[key[1]]) for key in keys}
+            budget, pad = self.settings.tokens_per_microbatch, self.processor.tokenizer.pad_token_id
+            rows = pack_rows([encoded[sequence.key] for sequence in own], [sequence.token_ids for sequence in own], budget,
+                             self.settings.shared_prefix)
+            batches = [collate(chunk, pad) for chunk in plan_microbatches(rows, budget)]
+        chunks = [Chunk(tuple(own[place] for place in batch.places_A), batch) for batch in batches]
+        # Sharded ranks meet in every pass: one that has fewer repeats its last, counting nothing.
+        return chunks + [chunks[-1].emptied()] * (self._most(len(chunks)) - len(chunks))
+
+    def _share(self, sequences: tuple[TrainSequence, ...]) -> list[TrainSequence]:
+        """Whole groups of answers with one prompt, dealt by their tokens so that ranks have about the same work."""
+        from squall.algorithms.packing import deal
+
+        numbers = {key: number for number, key in enumerate(dict.fromkeys(sequence.key for sequence in sequences))}
+        sizes = dict.fromkeys(numbers.values(), 0)
+        for sequence in sequences:
+            sizes[numbers[sequence.key]] += len(sequence.token_ids)
+        own = set(deal(sizes, self.world_size)[self.rank])
+        return [sequence for sequence in sequences if numbers[sequence.key] in own]
+
+    def _most(self, count: int) -> int:
+        if self.world_size == 1:
+            return count
+        import torch
+        import torch.distributed as dist
+
+        largest = torch.tensor([count], device=self.engine.device)
+        dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        return int(largest)
+
+    def _old_logprobs(self, chunk: Chunk) -> Any:
+        import torch
+
+        with torch.no_grad(), self.span("old log-probabilities"):
+            return self.engine(chunk.batch.to(self.engine.device))[0]
+
+    def _restore_optimiser(self, chunk: Chunk) -> None:
+        """Make an update of size 0, which lets DeepSpeed allocate what it keeps, and put the stored values there."""
+        self.backend.set_learning_rate(self.engine, 0.0)
+        logprobs_AL, _ = self.engine(chunk.batch.to(self.engine.device))
+        self.backend.backward(self.engine, logprobs_AL.sum() * 0.0, last=True)
+        self.restored.load_optimiser(self.backend, self.engine, trained(self.engine.module))
+        self.restored = None
+
+    def _update(self, chunks: list[Chunk], old: list[Any], tokens: int, sequences: int, totals: dict[str, float]) -> None:
+        """One optimiser update; the loss is divided by totals over all workers, so it does not depend on their number."""
+        rate = learning_rate_at(self.settings.optimiser, self.updates_done, self.total_updates)
+        self.backend.set_learning_rate(self.engine, rate)
+        for number, (chunk, old_AL) in enumerate(zip(chunks, old, strict=True)):
+            loss, sums = self._loss(chunk, old_AL, tokens, sequences)
+            with self.span("backward"):
+                # DeepSpeed averages gradients over workers; the factor turns that average back into the sum.
+                norm = self.backend.backward(self.engine, loss * self.world_size, last=number == len(chunks) - 1)
+            totals["importance_max"] = max(totals.get("importance_max", 0.0), sums.pop("importance_max", 0.0))
+            for name, value in sums.items():
+                totals[name] = totals.get(name, 0.0) + value
+        self.updates_done += 1
+        totals["_learning_rate"] = rate
+        totals["_grad_norm"] = norm
+
+    def _loss(self, chunk: Chunk, old_AL: Any, tokens: int, sequences: int) -> tuple[Any, dict[str, float]]:
+        batch = chunk.batch.to(self.engine.device)
+        with self.span("forward"):
+            logprobs_AL, entropy_AL = self.engine(batch)
+        measured = {"entropy": float(entropy_AL.sum()), "tokens": float(batch.mask_AL.sum())}
+        if self.objective == "sft":
+            loss = -logprobs_AL.sum() / tokens
+            return loss, {**measured, "loss": float(loss.detach())}
+        return self._policy_loss(chunk.sequences, batch, logprobs_AL, old_AL, tokens, sequences, measured)
+
+    def _policy_loss(self, answers: tuple[TrainSequence, ...], batch: Any, logprobs_AL: Any, old_AL: Any, tokens: int,
+                     sequences: int, measured: dict[str, float]) -> tuple[Any, dict[str, float]]:
+        import torch
+
+        from squall.algorithms.tgrpo import token_loss
+
+        device = logprobs_AL.device
+        engine_AL = torch.zeros_like(logprobs_AL)
+        for row, sequence in enumerate(answers):
+            engine_AL[row, :len(sequence.token_ids)] = torch.tensor(sequence.engine_logprobs, device=device)
+        reference_AL = None
+        if self.reference is not None:
+            with torch.no_grad(), self.span("reference"):
+                reference_AL = self.reference(batch)[0]
+        advantages_A = torch.tensor([sequence.advantage for sequence in answers], device=device)
+        terms = token_loss(logprobs_AL, logprobs_AL.detach() if old_AL is None else old_AL, engine_AL, reference_AL,
+                           advantages_A, batch.mask_AL, self.tgrpo)
+        divisor = tokens if self.tgrpo.loss_aggregation == "token" else sequences
+        loss = terms.loss_sum / divisor
+        sums = {name: float(value) for name, value in terms.sums().items() if name in COUNTED}
+        return loss, {**measured, **sums, "importance_max": float(terms.importance_max), "loss": float(loss.detach())}
+
+    def _metrics(self, totals: dict[str, float]) -> dict[str, float]:
+        """Sum the counters over workers and turn them into means per token."""
+        import torch
+        import torch.distributed as dist
+
+        largest = torch.tensor([totals.pop("importance_max", 0.0)], dtype=torch.float64)
+        names = sorted(name for name in totals if not name.startswith("_"))
+        values = torch.tensor([totals[name] for name in names], dtype=torch.float64)
+        if self.world_size > 1:
+            largest, values = largest.to(self.engine.device), values.to(self.engine.device)
+            dist.all_reduce(values)
+            dist.all_reduce(largest, op=dist.ReduceOp.MAX)
+        summed = dict(zip(names, values.tolist(), strict=True))
+        tokens, loss = summed.pop("tokens"), summed.pop("loss") / self.settings.updates_per_step
+        metrics = {name.removesuffix("_sum"): value / max(1.0, tokens) for name, value in summed.items()}
+        if self.objective == "tgrpo":
+            metrics["importance_max"] = float(largest)
+        return {"loss": loss, "tokens": tokens, "learning_rate": totals["_learning_rate"],
+                "grad_norm": totals["_grad_norm"], **metrics}
+
+    def publish(self, command: Publish) -> dict[str, Any]:
+        """Send the current weights to every engine; a collective."""
+        if self.fleet is None:
+            raise SquallError("this learner was started without engines to hand weights to")
+        self.fleet.version = command.version
+        if command.reconnect and self.sender is not None:
+            self.sender.shutdown()
+            self.sender = None
+        if self.sender is None:
+            source = LearnerWeights(self, everywhere=self.weight_transfer == "ipc")  # each rank shares its own GPU's
+            self.sender = open_sender(self.weight_transfer, self.rank, self.fleet, source)
+        self.sender.send_weights()
+        return {"lost": self.fleet.lost}
+
+    def save(self, directory: Path) -> dict[str, Any]:
+        """Write a Hugging Face directory (safetensors, tokenizer, processor) and, in ``trainer/``, what a resumed run needs."""
+        from squall.platform.checkpoints import TRAINER, write_tensors
+
+        weights = {name: tensor.cpu() for name, tensor in LearnerWeights(self)}
+        if self.rank == 0:
+            self.engine.module.model.save_pretrained(directory, state_dict=weights)
+            self.processor.save_pretrained(directory)
+        state = self.backend.training_state(self.engine, trained(self.engine.module), keep=self.rank == 0)
+        if self.rank == 0:
+            write_tensors(directory / TRAINER, state, {"updates": self.updates_done})
+        else:
+            _exhaust(state)
+        return {}
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """A micro-batch and the answers in it, in its order."""
+
+    sequences: tuple[TrainSequence, ...]
+    batch: Any
+
+    def emptied(self) -> Chunk:
+        """The same inputs with nothing to learn from."""
+        return Chunk(self.sequences, replace(self.batch, mask_AL=self.batch.mask_AL * 0))
+
+
+class RestoredState:
+    """What a resumed worker reads from a checkpoint: weights when it starts, moments at its first update."""
+
+    def __init__(self, checkpoint: Path) -> None:
+        from squall.platform.checkpoints import TRAINER, StoredTensors
+
+        self._checkpoint = checkpoint
+        self._stored = StoredTensors(checkpoint / TRAINER)
+        self.updates: int = self._stored.metadata["updates"]
+
+    def load_weights(self, named: Iterable[tuple[str, Any]]) -> None:
+        """Overwrite a model's trained weights; to be called before DeepSpeed shards them.
+
+        Raises:
+            SquallError: the checkpoint is of another model.
+        """
+        import torch
+
+        own = dict(named)
+        stored = {name.removeprefix("weight.") for name in self._stored if name.startswith("weight.")}
+        if other := sorted(own.keys() ^ stored):
+            raise SquallError(f"{self._checkpoint}: a checkpoint of another model: '{other[0]}' and {len(other) - 1} more "
+                              "parameters are in only one of the two")
+        with torch.no_grad():
+            for name, parameter in own.items():
+                value = self._stored[f"weight.{name}"]
+                if value.shape != parameter.shape:
+                    raise SquallError(f"{self._checkpoint}: a checkpoint of another model: '{name}' is {tuple(value.shape)} "
+                                      f"there and {tuple(parameter.shape)} here")
+                parameter.copy_(value)
+
+    def load_optimiser(self, backend: Any, engine: Any, named: Iterable[tuple[str, Any]]) -> None:
+        """Put the moments and fp32 weights into a DeepSpeed engine that has made one update."""
+        backend.restore_training_state(engine, named, self._stored, self.updates)
+
+
+def trained(scorer: Any) -> list[tuple[str, Any]]:
+    """Names, as in the policy's own state dictionary, and parameters that learn."""
+    return [(name, parameter) for name, parameter in scorer.policy.named_parameters() if parameter.requires_grad]
+
+
+def _exhaust(values: Iterable[Any]) -> None:
+    for _ in values:
+        pass
+
+
+@dataclass(frozen=True, slots=True)
+class TensorShape:
+    """What a tensor of the iteration will be."""
+
+    name: str
+    dtype: Any
+    shape: tuple[int, ...]
+
+
+class LearnerWeights:
+    """All weights, adapters merged, named as in the model's own state dictionary.
+
+    Every rank iterates; rank 0 receives them, or with `everywhere` every rank.
+    """
+
+    def __init__(self, worker: LearnerWorker, everywhere: bool = False) -> None:
+        self._worker, self._keep = worker, everywhere or worker.rank == 0
+
+    def metadata(self) -> list[TensorShape]:
+        """Name, type and whole shape of every tensor of the iteration, without gathering any."""
+        return [TensorShape(name, parameter.dtype, tuple(getattr(parameter, "ds_shape", parameter.shape)))
+                for name, parameter in self._named()]
+
+    def __iter__(self) -> Iterator[tuple[str, Any]]:
+        worker = self._worker
+        tensors = worker.backend.gathered(self._named(), worker.settings.optimiser.zero_stage == 3, self._keep)
+        if worker.model_config.lora is None:
+            yield from tensors
+            return
+        worker.engine.module.policy.merge_adapter()
+        try:
+            yield from ((name, tensor.clone()) for name, tensor in tensors)  # the parameters lose the adapters again
+        finally:
+            worker.engine.module.policy.unmerge_adapter()
+
+    def _named(self) -> Iterator[tuple[str, Any]]:
+        for name, parameter in self._worker.engine.module.policy.named_parameters():
+            if "lora_" not in name:
+                yield name.removeprefix("base_model.model.").replace(".base_layer", ""), parameter

@@ -1,0 +1,199 @@
+"""Watches over the actors of a run: who may be given calls, who is asked whether it lives, who is restarted or given up.
+
+Nothing here waits for long: `tick` asks and looks at answers that are there.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+
+from squall.actors.health import WorkerEvent, WorkerState, next_state
+from squall.platform.errors import SquallError
+
+PING_TIMEOUT_S = 30.0
+"""A worker that has not answered a ping by then hangs: it is killed, and Ray starts it anew."""
+RETRY_S = 1.0
+"""How often a restarting worker is asked whether it is up."""
+
+
+@dataclass(slots=True)
+class Worker:
+    """An actor and what is known of it. Its class has `ready` and `ping`, which return its process id."""
+
+    role: str
+    number: int
+    actor: Any
+    state: WorkerState = WorkerState.HEALTHY
+    process: int = 0
+    question: Any = None
+    """Reference to the answer that is awaited."""
+    deadline: float = 0.0
+    ask_again_at: float = 0.0
+
+    @property
+    def name(self) -> str:
+        return f"{self.role}-{self.number}"
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """A worker went from one state to another."""
+
+    worker: str
+    before: WorkerState
+    after: WorkerState
+    reason: str
+
+
+@dataclass(slots=True)
+class Supervisor:
+    """States of all workers of a run, by the rules of `health.next_state`."""
+
+    startup_timeout_s: float
+    workers: list[Worker] = field(default_factory=list)
+    changes: list[Change] = field(default_factory=list)
+    """What happened since the list was last emptied by its reader."""
+    restarts: Counter[str] = field(default_factory=Counter)
+    """By role."""
+    _turns: Counter[str] = field(default_factory=Counter)
+
+    def add(self, role: str, actors: Sequence[Any]) -> None:
+        """Watch over actors that are being started; returns when all can serve.
+
+        Raises:
+            SquallError: one could not start, or not in time.
+        """
+        made = [Worker(role, number, actor) for number, actor in enumerate(actors)]
+        waiting = [worker.actor.ready.remote() for worker in made]
+        done, late = ray.wait(waiting, num_returns=len(waiting), timeout=self.startup_timeout_s) if waiting else ([], [])
+        if late:
+            raise SquallError(f"{len(late)} of {len(waiting)} {role} workers not ready after {self.startup_timeout_s:.0f} s; "
+                              "see the Ray logs, or raise engine.startup_timeout_s")
+        for worker, reference in zip(made, waiting, strict=True):
+            try:
+                worker.process = ray.get(reference)
+            except RayError as error:
+                raise SquallError(f"{worker.name} could not start: {last_line(error)}") from error
+        self.workers += made
+
+    def of(self, role: str) -> list[Worker]:
+        """The workers of a role that have not been given up."""
+        return [worker for worker in self.workers if worker.role == role and worker.state is not WorkerState.RETIRED]
+
+    def choose(self, role: str) -> Worker | None:
+        """The next healthy worker of a role, in turn; None while there is none."""
+        able = [worker for worker in self.of(role) if worker.state is WorkerState.HEALTHY]
+        self._turns[role] += 1
+        return able[self._turns[role] % len(able)] if able else None
+
+    def suspect(self, worker: Worker, reason: str) -> None:
+        """A call failed or took too long: ask the worker whether it lives before it is given another."""
+        self._move(worker, WorkerEvent.MISSED_DEADLINE, reason)
+        if worker.question is None and worker.state in (WorkerState.SUSPECT, WorkerState.STALE):
+            worker.question = worker.actor.ping.remote()
+            worker.deadline = time.monotonic() + PING_TIMEOUT_S
+
+    def accuse(self, error: BaseException, workers: Sequence[Worker]) -> str:
+        """Suspect whoever a failed call names, or all of `workers`; returns the reason under which a retry is counted."""
+        named = getattr(error, "actor_id", None)
+        guilty = [worker for worker in workers if worker.actor._actor_id.hex() == named] or workers
+        for worker in guilty:
+            self.suspect(worker, last_line(error))
+        return f"{guilty[0].role}_died" if len(guilty) == 1 else "worker_died"
+
+    def tick(self) -> None:
+        """Look at what workers have answered, and ask those that have not been asked.
+
+        Raises:
+            SquallError: the last worker of a role was given up.
+        """
+        for worker in self.workers:
+            if worker.question is not None:
+                self._look(worker)
+            elif worker.state is WorkerState.RESTARTING and time.monotonic() >= worker.ask_again_at:
+                worker.question = worker.actor.ready.remote()
+
+    def settle(self, role: str) -> None:
+        """Wait until every worker of a role lives or is given up; each is asked."""
+        for worker in self.of(role):
+            self.suspect(worker, "")
+        while any(worker.question is not None or worker.state is WorkerState.RESTARTING for worker in self.of(role)):
+            self.tick()
+            time.sleep(0.02)
+
+    def synced(self, worker: Worker) -> None:
+        """The worker holds the current weights."""
+        if worker.state is WorkerState.HEALTHY:
+            self._move(worker, WorkerEvent.NEW_WEIGHTS, "")
+        self._move(worker, WorkerEvent.SYNCED, "")
+
+    def _look(self, worker: Worker) -> None:
+        done, _ = ray.wait([worker.question], timeout=0)
+        late = time.monotonic() > worker.deadline
+        if not done and not late:
+            return
+        question, worker.question = worker.question, None
+        if not done:
+            self._late(worker)
+            return
+        try:
+            process = ray.get(question)
+        except RayError as error:
+            self._failed(worker, last_line(error))
+            return
+        if worker.state is WorkerState.RESTARTING:
+            self._started(worker, process)
+        elif process != worker.process:
+            self._failed(worker, "another process answered")
+        elif worker.state is WorkerState.SUSPECT:
+            self._move(worker, WorkerEvent.ANSWERED, "it answered")
+
+    def _late(self, worker: Worker) -> None:
+        if worker.state is WorkerState.RESTARTING:
+            self._give_up(worker)
+        else:
+            ray.kill(worker.actor, no_restart=False)
+            self._failed(worker, f"no answer to a ping in {PING_TIMEOUT_S:.0f} s")
+
+    def _failed(self, worker: Worker, reason: str) -> None:
+        now = time.monotonic()
+        if worker.state is not WorkerState.RESTARTING:
+            self._move(worker, WorkerEvent.DIED, reason)
+            self._move(worker, WorkerEvent.RESTART, "Ray starts it anew")
+            worker.deadline = now + self.startup_timeout_s
+        elif now > worker.deadline:
+            self._give_up(worker)
+            return
+        worker.ask_again_at = now + RETRY_S
+
+    def _started(self, worker: Worker, process: int) -> None:
+        worker.process = process
+        self.restarts[worker.role] += 1
+        self._move(worker, WorkerEvent.STARTED, f"process {process}")
+        if worker.role != "engine":  # nothing but an engine holds weights
+            self._move(worker, WorkerEvent.SYNCED, "")
+
+    def _give_up(self, worker: Worker) -> None:
+        self._move(worker, WorkerEvent.GIVEN_UP, f"not back after {self.startup_timeout_s:.0f} s")
+        if not self.of(worker.role):
+            raise SquallError(f"{worker.name}, the last {worker.role} worker, did not come back within "
+                              f"{self.startup_timeout_s:.0f} s; see the Ray logs, or raise engine.startup_timeout_s")
+
+    def _move(self, worker: Worker, event: WorkerEvent, reason: str) -> None:
+        before, worker.state = worker.state, next_state(worker.state, event)
+        asked = {before, worker.state} <= {WorkerState.HEALTHY, WorkerState.SUSPECT}  # asking alone is no news
+        if worker.state is not before and reason and not asked:
+            self.changes.append(Change(worker.name, before, worker.state, reason))
+
+
+def last_line(error: BaseException) -> str:
+    """The last line of an error's text, which in Ray's errors is the cause."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__

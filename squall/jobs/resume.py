@@ -1,0 +1,99 @@
+"""Taking up a run where it stopped: which checkpoint, whether the configuration is the run's, and how to say so."""
+
+from __future__ import annotations
+
+import errno
+import shlex
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from squall.platform.checkpoints import read_state
+from squall.platform.config import Config
+from squall.platform.errors import ConfigError, SquallError
+from squall.platform.runs import RunDirectory, checkpoint_step
+
+FREE = ("resume", "name", "output", "steps", "max_staleness", "ray_address", "engine", "workers", "tracking", "trace_steps",
+        "checkpoint_every_steps", "learner.workers", "learner.cpus", "learner.threads", "learner.gpus",
+        "learner.tokens_per_microbatch", "learner.shared_prefix", "learner.gradient_checkpointing", "learner.vision_cache_mib",
+        "learner.start_timeout_s", "learner.step_timeout_s", "learner.optimiser.zero_stage",
+        "learner.optimiser.offload_optimiser")
+"""Keys that a resumed run may change: where, how fast and how long it runs, what is kept. Others would make it another run."""
+FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+class StopRequested(Exception):
+    """Ctrl-C or SIGTERM arrived: leave the loop, write a checkpoint, end well."""
+
+
+@dataclass(frozen=True)
+class ResumePoint:
+    """Where a run goes on."""
+
+    step: int = 0
+    """Steps that are done."""
+    checkpoint: Path | None = None
+    state: Mapping[str, Any] = field(default_factory=dict)
+    """What the job put into the checkpoint."""
+    notes: tuple[str, ...] = ()
+    """What the user should know, such as a damaged checkpoint that was passed over."""
+
+
+def find_resume_point(run: RunDirectory) -> ResumePoint:
+    """The latest checkpoint that is whole; the beginning when there is none."""
+    notes = []
+    for checkpoint in run.finished_checkpoints():
+        try:
+            state = read_state(checkpoint)
+        except SquallError as error:
+            notes.append(f"{error}; going back to the one before")
+            continue
+        return ResumePoint(checkpoint_step(checkpoint), checkpoint, state, tuple(notes))
+    return ResumePoint(notes=(*notes, "no checkpoint yet: the run starts from its first step"))
+
+
+def check_same_run(config: Config, run: RunDirectory) -> None:
+    """Compare a configuration with the one that a run began with.
+
+    Raises:
+        ConfigError: a key differs that would make it another run.
+    """
+    stored = dict(_leaves(yaml.safe_load(run.config.read_text(encoding="utf-8"))))
+    now = dict(_leaves(config.model_dump(mode="json")))
+    differing = [key for key in now if now[key] != stored.get(key) and not _is_free(key)]
+    if differing:
+        key = differing[0]
+        more = f" ({len(differing) - 1} more: {', '.join(differing[1:])})" if len(differing) > 1 else ""
+        raise ConfigError(f"{run.path} was begun with {key} = {stored.get(key)!r}, and now it is {now[key]!r}{more}. Resume it "
+                          f"as it was (squall ... {run.config} --resume), or start a new run from its weights: model.path=")
+
+
+def resume_command(job: str, run: RunDirectory) -> str:
+    """The command line that goes on with a run."""
+    config = run.config
+    if config.is_relative_to(Path.cwd()):
+        config = config.relative_to(Path.cwd())
+    return f"squall {job} {shlex.quote(str(config))} --resume"
+
+
+def explain_full_disk(error: OSError, run: RunDirectory) -> SquallError:
+    """The error to show in place of an OSError that says there is no room."""
+    last = run.latest_checkpoint()
+    good = f"the last good checkpoint is {last.name}" if last else "there is no checkpoint yet"
+    where = error.filename or run.path
+    return SquallError(f"no room on the disk for {where} ({error.strerror}); {good}. Make room, then resume the run")
+
+
+def _leaves(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _leaves(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}", value
+
+
+def _is_free(key: str) -> bool:
+    return any(key == free or key.startswith(f"{free}.") for free in FREE)

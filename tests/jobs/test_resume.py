@@ -1,0 +1,69 @@
+"""Resuming: the last whole checkpoint, the same configuration, and a disk that is full."""
+
+from __future__ import annotations
+
+import errno
+from pathlib import Path
+
+import pytest
+
+from squall.jobs.resume import check_same_run, explain_full_disk, find_resume_point, resume_command
+from squall.jobs.tgrpo import TGRPOJobConfig
+from squall.platform.checkpoints import seal
+from squall.platform.config import dump_yaml, load_config
+from squall.platform.errors import ConfigError
+from squall.platform.runs import RunDirectory
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> RunDirectory:
+    made = RunDirectory.create(tmp_path, "tgrpo", "a")
+    for step in (2, 4):
+        with made.checkpoint(step) as path:
+            (path / "model.safetensors").write_bytes(b"weights")
+            seal(path, {"step": step, "cursor": 10 * step})
+    return made
+
+
+def test_the_last_whole_checkpoint_is_taken_and_a_damaged_one_is_named(run: RunDirectory) -> None:
+    point = find_resume_point(run)
+    assert (point.step, point.state["cursor"], point.notes) == (4, 40, ())
+    (run.checkpoints / "step-000004" / "model.safetensors").write_bytes(b"wei")
+    point = find_resume_point(run)
+    assert (point.step, point.state["cursor"]) == (2, 20)
+    assert "step-000004: a damaged checkpoint: model.safetensors has 3 bytes in place of 7" in point.notes[0]
+    assert (run.checkpoints / "step-000004").is_dir()
+
+
+def test_without_a_checkpoint_the_run_starts_from_its_first_step(tmp_path: Path) -> None:
+    point = find_resume_point(RunDirectory.create(tmp_path, "tgrpo", "b"))
+    assert point.step == 0 and point.checkpoint is None and "first step" in point.notes[0]
+
+
+@pytest.mark.parametrize(("override", "message"), [
+    ("tgrpo.kl_beta=0.7", "was begun with tgrpo.kl_beta = 0.1, and now it is 0.7"),
+    ("model.path=./other", "was begun with model.path = '@embedded', and now it is './other'"),
+    ("seed=5", "was begun with seed = 0, and now it is 5"),
+    ("learner.optimiser.learning_rate=1.0", "was begun with learner.optimiser.learning_rate = 4e-05"),
+])
+def test_another_configuration_is_refused(run: RunDirectory, override: str, message: str) -> None:
+    run.write_config(dump_yaml(load_config(TGRPOJobConfig, "@demo")))
+    with pytest.raises(ConfigError, match=message):
+        check_same_run(load_config(TGRPOJobConfig, "@demo", [override]), run)
+
+
+def test_where_how_fast_and_how_long_may_change(run: RunDirectory) -> None:
+    run.write_config(dump_yaml(load_config(TGRPOJobConfig, "@demo")))
+    check_same_run(load_config(TGRPOJobConfig, "@demo", [
+        "max_staleness=1", "resume=true", "steps=500", "learner.workers=2", "learner.optimiser.zero_stage=2", "engine.count=3"]), run)
+
+
+def test_the_command_to_resume_can_be_pasted(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(run.path.parent)
+    assert resume_command("train tgrpo", run) == "squall train tgrpo a/config.yaml --resume"
+
+
+def test_a_full_disk_names_the_last_good_checkpoint(run: RunDirectory) -> None:
+    error = explain_full_disk(OSError(errno.ENOSPC, "No space left on device", "runs/a/x"), run)
+    assert str(error) == ("no room on the disk for runs/a/x (No space left on device); the last good checkpoint is "
+                          "step-000004. Make room, then resume the run")
