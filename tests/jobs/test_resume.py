@@ -55,7 +55,8 @@ def test_another_configuration_is_refused(run: RunDirectory, override: str, mess
 def test_where_how_fast_and_how_long_may_change(run: RunDirectory) -> None:
     run.write_config(dump_yaml(load_config(TGRPOJobConfig, "@demo")))
     check_same_run(load_config(TGRPOJobConfig, "@demo", [
-        "max_staleness=1", "resume=true", "steps=500", "learner.workers=2", "learner.optimiser.zero_stage=2", "engine.count=3"]), run)
+        "max_staleness=1", "resume=true", "steps=500", "learner.workers=2", "learner.optimiser.zero_stage=2",
+        "engine.count=3"]), run)
 
 
 def test_the_command_to_resume_can_be_pasted(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
