@@ -16,15 +16,14 @@ import numpy as np
 from pydantic import Field
 
 from squall.actors.sampling import GroupPlan, GroupSampler
-from squall.algorithms.corruption import KINDS, make_spec, render
+from squall.algorithms.corruption import KINDS, make_spec
 from squall.algorithms.rewards import accuracy
 from squall.algorithms.statistics import paired_bootstrap, relative_drop
 from squall.platform.config import Config
 from squall.platform.prompts import extract_answer
-from squall.platform.records import Branch, SamplingSpec, VideoSample
-from squall.platform.report import ExampleAnswer, ExampleClip
+from squall.platform.records import Branch, SamplingSpec, ScoredGroup, TrainGroup, VideoSample
 from squall.platform.seeds import derive_seed
-from squall.platform.video import FrameSampling, load_clip
+from squall.platform.store import RolloutStore
 
 
 class EvaluationConfig(Config):
@@ -48,11 +47,24 @@ class EvaluationConfig(Config):
 class HeldOutAnswers:
     """Greedy answers to every question that could be asked, in manifest order."""
 
+    groups: tuple[ScoredGroup, ...]
+    """As they came from the engines; what `RolloutStore` keeps of an evaluation."""
     samples: tuple[VideoSample, ...]
     kinds: tuple[str, ...]
     texts: Mapping[Branch, tuple[str, ...]]
     scores: Mapping[Branch, np.ndarray]
     """Accuracy per question in [0, 1], by branch."""
+
+    @classmethod
+    def of(cls, groups: Sequence[ScoredGroup]) -> HeldOutAnswers:
+        """Score the answers of groups with one clean and one corrupted answer each."""
+        samples = tuple(group.sampled.sample for group in groups)
+        texts = {branch: tuple(group.sampled.branch(branch)[0].text for group in groups)
+                 for branch in (Branch.CLEAN, Branch.CORRUPTED)}
+        scores = {branch: np.array([accuracy(extract_answer(text), sample.solution, sample.problem_type)
+                                    for text, sample in zip(answers, samples, strict=True)])
+                  for branch, answers in texts.items()}
+        return cls(tuple(groups), samples, tuple(group.sampled.corruption.kind for group in groups), texts, scores)
 
 
 def plan_questions(config: EvaluationConfig, samples: Sequence[VideoSample],
@@ -72,21 +84,25 @@ def plan_questions(config: EvaluationConfig, samples: Sequence[VideoSample],
 def evaluate(sampler: GroupSampler, plans: Sequence[GroupPlan],
              meanwhile: Callable[[], None]) -> tuple[HeldOutAnswers, Counter[str]]:
     """Ask every question, calling `meanwhile` now and then. Returns the answers, and how many questions were lost by reason."""
-    samples, kinds, texts, scores = [], [], {b: [] for b in (Branch.CLEAN, Branch.CORRUPTED)}, {}
+    groups: list[ScoredGroup] = []
     lost: Counter[str] = Counter()
     for outcome in sampler.run(plans, meanwhile):
         if outcome.scored is None:
             lost[outcome.failure.reason] += 1
-            continue
-        group = outcome.scored.sampled
-        samples.append(group.sample)
-        kinds.append(group.corruption.kind)
-        for branch, answers in texts.items():
-            answers.append(group.branch(branch)[0].text)
-    for branch, answers in texts.items():
-        scores[branch] = np.array([accuracy(extract_answer(text), sample.solution, sample.problem_type)
-                                   for text, sample in zip(answers, samples, strict=True)])
-    return HeldOutAnswers(tuple(samples), tuple(kinds), {b: tuple(t) for b, t in texts.items()}, scores), lost
+        else:
+            groups.append(outcome.scored)
+    return HeldOutAnswers.of(groups), lost
+
+
+def save(answers: HeldOutAnswers, folder: Path, step: int) -> None:
+    """Keep an evaluation made after `step` steps, for the report: its groups, without advantages."""
+    groups = [TrainGroup(group, (None,) * len(group.sampled.rollouts)) for group in answers.groups]
+    RolloutStore(folder).write(step, groups)
+
+
+def load(folder: Path, step: int) -> HeldOutAnswers:
+    """The evaluation kept for `step`. Raises DataError when there is none or its file is damaged."""
+    return HeldOutAnswers.of([group.scored for group in RolloutStore(folder).read(step)])
 
 
 def describe(config: EvaluationConfig, training_kinds: str) -> list[str]:
@@ -137,35 +153,3 @@ def compare(before: HeldOutAnswers, after: HeldOutAnswers, seed: int) -> dict[st
 def question_type(sample: VideoSample) -> str:
     """The manifest's `question_type` where it has one, else the problem type."""
     return str(sample.metadata.get("question_type", sample.problem_type.value))
-
-
-def examples(before: HeldOutAnswers, after: HeldOutAnswers, plans: Sequence[GroupPlan], sampling: FrameSampling,
-             count: int = 8) -> list[ExampleClip]:
-    """Clips for the report: questions that training changed on the corrupted clip first, one per corruption kind."""
-    planned = {plan.sample.id: plan for plan in plans}
-    order = {sample.id: i for i, sample in enumerate(after.samples)}
-    rows = [(i, order[sample.id]) for i, sample in enumerate(before.samples) if sample.id in order]
-    change = {row: after.scores[Branch.CORRUPTED][row[1]] - before.scores[Branch.CORRUPTED][row[0]] for row in rows}
-    rows.sort(key=lambda row: -abs(change[row]))
-    chosen: dict[tuple[str, bool], tuple[int, int]] = {}
-    for row in rows:  # both directions are shown: answers won and answers lost
-        chosen.setdefault((before.kinds[row[0]], change[row] < 0), row)
-    won = [row for (_, lost), row in chosen.items() if not lost][:count - 2]
-    lost = [row for (_, lost), row in chosen.items() if lost][:2]
-    return [_example(planned[before.samples[i].id], before, after, i, j, sampling) for i, j in (*won, *lost)]
-
-
-def _example(plan: GroupPlan, before: HeldOutAnswers, after: HeldOutAnswers, i: int, j: int,
-             sampling: FrameSampling) -> ExampleClip:
-    sample, spec = plan.sample, plan.corruption
-    clip = load_clip(sample.media, sampling, sample_id=sample.id, media_type=sample.media_type)
-
-    def answer(held: HeldOutAnswers, branch: Branch, row: int) -> ExampleAnswer:
-        return ExampleAnswer(held.texts[branch][row], bool(held.scores[branch][row] > 0.5))
-
-    return ExampleClip(
-        sample=sample, corruption=spec.kind, severity=spec.severity, clean_frames=clip.frames,
-        corrupted_frames=render(clip.frames, spec), fps=clip.fps,
-        clean_before=answer(before, Branch.CLEAN, i), clean_after=answer(after, Branch.CLEAN, j),
-        corrupted_before=answer(before, Branch.CORRUPTED, i), corrupted_after=answer(after, Branch.CORRUPTED, j),
-    )

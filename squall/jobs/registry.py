@@ -79,6 +79,14 @@ JOBS: tuple[Job, ...] = (
         arguments=("run",),
     ),
     Job(
+        command=("report",),
+        summary="Write report.html of a run again from its directory: finished, running or dead",
+        example="squall report runs/NAME",
+        module="squall.jobs.report",
+        config="ReportConfig",
+        arguments=("run",),
+    ),
+    Job(
         command=("train", "tgrpo"),
         summary="Reinforcement learning on clean, corrupted and shuffled clips",
         example="squall train tgrpo @tgrpo data.train=my/train.jsonl model.path=Qwen/Qwen2.5-VL-7B-Instruct",

@@ -25,6 +25,7 @@ from squall.algorithms.rewards import RewardConfig
 from squall.algorithms.tgrpo import TGRPOConfig
 from squall.jobs import heldout
 from squall.jobs.registry import find_job
+from squall.jobs.report import build_report
 from squall.jobs.resume import (
     FULL_DISK,
     ResumePoint,
@@ -41,10 +42,9 @@ from squall.platform.manifest import Manifest, load_manifest
 from squall.platform.models import ModelConfig, resolve_model_path
 from squall.platform.progress import JobProgress, print_results
 from squall.platform.prompts import prompt_template
-from squall.platform.report import write_report
 from squall.platform.runs import RunDirectory, append_line, checkpoint_step, to_json
 from squall.platform.store import RolloutStore
-from squall.platform.tracking import TrackingConfig, open_tracker, read_metrics
+from squall.platform.tracking import TrackingConfig, open_tracker
 from squall.platform.video import FrameSampling
 
 
@@ -165,6 +165,7 @@ class Session:
         self._stack.enter_context(self._signals_handled())
         for note in self.resumed.notes:
             self.progress.note(note)
+        self.run.event("started", job=self.job.name, steps=self._total_steps, notes=self.job.report_section(self.config))
         for rejection in self.manifest.rejected:
             self.run.event("sample_rejected", reason=rejection.reason, sample=rejection.sample_id, message=rejection.message)
         if self.manifest.rejected:
@@ -351,6 +352,7 @@ class Session:
             return None
         with self.phase("evaluate"):
             answers, lost = heldout.evaluate(self.sampler, questions, self.check_stop)
+        heldout.save(answers, self.run.heldout, step)
         for reason, count in lost.items():
             self.drop(f"heldout_{reason}", count)
         figures = heldout.accuracies(answers)
@@ -363,18 +365,14 @@ class Session:
                questions: Sequence[GroupPlan]) -> dict[str, Any]:
         """Write results.json and report.html, and print the result."""
         results: dict[str, Any] = {"seed": self.config.seed}
-        examples: Sequence[Any] = ()
         if before is not None and after is not None:
             results = heldout.compare(before, after, self.config.seed)
-            examples = heldout.examples(before, after, questions, self.config.data.frames)
         results["dropped"] = dict(self.dropped)
         results["seconds"] = {**{name: round(value, 1) for name, value in self.seconds.items()},
                               "total": round(time.monotonic() - self.started, 1)}
         self.run.write_json(self.run.results.name, results)
-        metrics = read_metrics(self.run.metrics)
-        page = write_report(self.run, title=f"{self.job.title}: {self.run.name}", results=results, metrics=metrics,
-                            examples=examples, notes=self.job.report_section(self.config))
         self.run.event("finished", seconds=results["seconds"]["total"])
+        page = build_report(self.run)
         if before is not None and after is not None:
             print_results(results, self.console)
         self.console.print(f"report: {page}", soft_wrap=True)

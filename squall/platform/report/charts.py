@@ -14,22 +14,27 @@ MAX_POINTS, MAX_BARS = 300, 48
 
 Values = list[float | None]
 
-PANELS: tuple[tuple[str, str, tuple[tuple[str, str, str], ...]], ...] = (
-    ("Reward", "mean over all scored answers", (("reward/mean", "reward", "c1"),)),
-    ("Accuracy while training", "sampled answers, by what the model saw",
+PANELS: tuple[tuple[str, str, str, tuple[tuple[str, str, str], ...]], ...] = (
+    ("training", "Accuracy while training", "sampled answers, by what the model saw",
      (("accuracy/clean", "clean", "clean"), ("accuracy/corrupted", "corrupted", "corrupted"),
       ("accuracy/shuffled", "shuffled", "shuffled"))),
-    ("Temporal contrast", "groups where it acted; gap to shuffled frames",
+    ("training", "Reward", "mean over all scored answers", (("reward/mean", "reward", "c1"),)),
+    ("training", "Temporal contrast", "groups where it acted; gap to shuffled frames",
      (("contrast/effective", "effective", "c1"), ("contrast/gap", "gap", "c2"))),
-    ("KL to the reference", "k3 estimate, nats per token", (("kl", "KL", "c1"),)),
-    ("Entropy", "nats per token", (("entropy", "entropy", "c1"),)),
-    ("Loss", "", (("loss", "loss", "c1"),)),
-    ("Clipped tokens", "share of tokens at the ratio's bounds", (("clip_fraction", "clipped", "c1"),)),
-    ("Engine-learner mismatch", "mean |Δ log-probability| per token", (("mismatch/abs_logprob", "mismatch", "c1"),)),
-    ("Importance weights", "learner against engine", (("tis/mean", "mean", "c1"), ("tis/max", "max", "c2"))),
-    ("Groups per step", "", (("groups/sampled", "sampled", "c2"), ("groups/trained", "trained", "c1"))),
+    ("learner", "KL to the reference", "k3 estimate, nats per token", (("kl", "KL", "c1"),)),
+    ("learner", "Entropy", "nats per token", (("entropy", "entropy", "c1"),)),
+    ("learner", "Loss", "", (("loss", "loss", "c1"),)),
+    ("learner", "Clipped tokens", "share of tokens at the ratio's bounds", (("clip_fraction", "clipped", "c1"),)),
+    ("learner", "Engine-learner mismatch", "mean |Δ log-probability| per token",
+     (("mismatch/abs_logprob", "mismatch", "c1"),)),
+    ("learner", "Importance weights", "learner against engine", (("tis/mean", "mean", "c1"), ("tis/max", "max", "c2"))),
+    ("time", "Idle", "share of each step spent waiting",
+     (("idle/trainer", "learner", "c1"), ("idle/rollout", "engines", "c2"))),
+    ("time", "Staleness", "weight versions between sampling and training",
+     (("staleness/mean", "mean", "c1"), ("staleness/max", "max", "c2"))),
+    ("time", "Groups per step", "", (("groups/sampled", "sampled", "c2"), ("groups/trained", "trained", "c1"))),
 )
-"""Title, note and (metric, label, colour class) of each line chart."""
+"""Section of the page, title, note and (metric, label, colour class) of each line chart."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +50,8 @@ class Legend:
 class Chart:
     """What the template draws: SVG fragments as lists of coordinates, a legend and the data for the pointer."""
 
+    section: str
+    """``training``, ``learner`` or ``time``."""
     title: str
     note: str
     lines: tuple[tuple[str, str, str], ...]
@@ -61,18 +68,18 @@ class Chart:
 def training_charts(metrics: Sequence[Mapping[str, Any]]) -> list[Chart]:
     """The charts that these rows have at least two steps of numbers for, phase times last."""
     charts = []
-    for title, note, series in PANELS:
+    for section, title, note, series in PANELS:
         present = [entry for entry in series if any(_number(row.get(entry[0])) is not None for row in metrics)]
         rows = [row for row in metrics if any(name in row for name, _, _ in present)]
         if len(rows) > 1:
-            charts.append(line_chart(title, note, rows, present))
+            charts.append(line_chart(section, title, note, rows, present))
     phases = dict.fromkeys(name for row in metrics for name in row if name.startswith("time/"))
     rows = [row for row in metrics if any(name in row for name in phases)]
-    return charts + ([stacked_chart("Time per step", "seconds, by phase", rows, list(phases))] if len(rows) > 1 else [])
+    return charts + ([stacked_chart("time", "Time per step", "seconds, by phase", rows, list(phases))] if len(rows) > 1 else [])
 
 
 def line_chart(
-    title: str, note: str, rows: Sequence[Mapping[str, Any]], series: Sequence[tuple[str, str, str]]
+    section: str, title: str, note: str, rows: Sequence[Mapping[str, Any]], series: Sequence[tuple[str, str, str]]
 ) -> Chart:
     """Lines over the step; with 20 points or more a running mean is drawn over the pale raw values."""
     size = -(-len(rows) // MAX_POINTS)
@@ -88,10 +95,12 @@ def line_chart(
         lines.append((colour, "mean", _path(xs, means, low, high)))
         legend.append(Legend(label, colour, _text(_last(means), ticks, extra=1)))
     pointer = _pointer(xs, steps, columns, ticks)
-    return Chart(title, note, tuple(lines), (), _y_ticks(ticks), _x_ticks(steps), tuple(legend), pointer)
+    return Chart(section, title, note, tuple(lines), (), _y_ticks(ticks), _x_ticks(steps), tuple(legend), pointer)
 
 
-def stacked_chart(title: str, note: str, rows: Sequence[Mapping[str, Any]], names: Sequence[str]) -> Chart:
+def stacked_chart(
+    section: str, title: str, note: str, rows: Sequence[Mapping[str, Any]], names: Sequence[str]
+) -> Chart:
     """Stacked bars over the step; several steps share a bar when there are many."""
     size = -(-len(rows) // MAX_BARS)
     steps = [chunk[-1]["step"] for chunk in _chunks(rows, size)]
@@ -111,7 +120,7 @@ def stacked_chart(title: str, note: str, rows: Sequence[Mapping[str, Any]], name
                    for number, (name, column) in enumerate(zip(names, columns, strict=True)))
     x_ticks = tuple((xs[position], str(steps[position])) for position in sorted({0, len(xs) // 2, len(xs) - 1}))
     pointer = _pointer(xs, steps, columns, ticks)
-    return Chart(title, note, (), tuple(bars), _y_ticks(ticks), x_ticks, legend, pointer)
+    return Chart(section, title, note, (), tuple(bars), _y_ticks(ticks), x_ticks, legend, pointer)
 
 
 def running_mean(values: Values, reach: int) -> Values:

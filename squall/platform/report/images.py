@@ -11,8 +11,12 @@ from PIL import Image
 
 MAX_FRAMES = 32
 PIXEL_ART_SIDE = 128
-"""Clips up to this side stay lossless at their own size and the browser enlarges them: every pixel is the model's."""
-PHOTO_SIDE = 320
+"""Clips up to this side stay at their own size and the browser enlarges them; lossless where `MAX_BYTES` allows it."""
+MAX_BYTES = 85_000
+"""Of one moving picture, so that a page with some thirty of them stays below 4 MB."""
+PIXEL_ART_TRIES = ((PIXEL_ART_SIDE, {"lossless": True}), *((PIXEL_ART_SIDE, {"quality": q}) for q in (90, 70, 45)))
+PHOTO_TRIES = tuple((side, {"quality": quality}) for side, quality in ((320, 80), (320, 50), (320, 30), (240, 35), (160, 40)))
+"""(longest side, settings of the encoder), best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,17 +30,22 @@ class Animation:
     pixelated: bool
 
 
-def animate(frames: np.ndarray, fps: float) -> Animation:
-    """Encode uint8 RGB frames (T, H, W, 3) at `fps`; long clips keep every n-th frame and their duration."""
+def animate(frames: np.ndarray, fps: float, max_bytes: int = MAX_BYTES) -> Animation:
+    """Encode uint8 RGB frames (T, H, W, 3) at `fps`; long clips keep every n-th frame and their duration.
+
+    Quality, then size, go down until the moving picture takes at most `max_bytes`; the smallest try is taken as it is.
+    """
     stride = -(-len(frames) // MAX_FRAMES)
     side = max(frames.shape[1:3])
     pixelated = side <= PIXEL_ART_SIDE
-    pictures = [_picture(frame, min(1.0, PHOTO_SIDE / side) if not pixelated else 1.0) for frame in frames[::stride]]
-    quality = {"lossless": True} if pixelated else {"quality": 80}
-    moving, still = io.BytesIO(), io.BytesIO()
-    pictures[0].save(still, "WEBP", **quality)
-    pictures[0].save(moving, "WEBP", save_all=True, append_images=pictures[1:], loop=0,
-                     duration=round(1000 * stride / fps), **quality)
+    for limit, settings in PIXEL_ART_TRIES if pixelated else PHOTO_TRIES:
+        pictures = [_picture(frame, min(1.0, limit / side)) for frame in frames[::stride]]
+        moving, still = io.BytesIO(), io.BytesIO()
+        pictures[0].save(moving, "WEBP", save_all=True, append_images=pictures[1:], loop=0,
+                         duration=round(1000 * stride / fps), **settings)
+        if moving.tell() <= max_bytes:
+            break
+    pictures[0].save(still, "WEBP", **settings)
     return Animation(_uri(moving), _uri(still), *pictures[0].size, pixelated)
 
 

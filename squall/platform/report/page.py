@@ -2,55 +2,21 @@
 
 from __future__ import annotations
 
-import json
-import re
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
+import pyarrow as pa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
-from squall.platform.records import VideoSample
+from squall.platform.report.breakdown import breakdowns
 from squall.platform.report.charts import training_charts
-from squall.platform.report.images import Animation, animate
-from squall.platform.runs import RunDirectory, write_text
-
-
-@dataclass(frozen=True, slots=True)
-class ExampleAnswer:
-    """One answer of the model and whether it is right."""
-
-    text: str
-    correct: bool
-
-    @property
-    def final(self) -> str | None:
-        """What stands in the answer tag, to be shown first; None without one."""
-        match = re.search(r"<answer>(.*?)</answer>", self.text, re.DOTALL)
-        return match[1].strip() if match else None
-
-
-@dataclass(frozen=True, slots=True)
-class ExampleClip:
-    """One held-out question with both of its clips and the answers before and after training."""
-
-    sample: VideoSample
-    corruption: str
-    """Kind, such as ``rain``."""
-    severity: float
-    """In [0, 1]."""
-    clean_frames: np.ndarray
-    """uint8 (T, H, W, 3), RGB."""
-    corrupted_frames: np.ndarray
-    """uint8 (T, H, W, 3), RGB; T may differ from the clean clip's."""
-    fps: float
-    """Frames per second of both clips; the page plays them at this rate."""
-    clean_before: ExampleAnswer
-    clean_after: ExampleAnswer
-    corrupted_before: ExampleAnswer
-    corrupted_after: ExampleAnswer
+from squall.platform.report.examples import ExampleClip, TrainingExample, held_out_card, training_card
+from squall.platform.report.losses import losses, totals
+from squall.platform.report.status import FINISHED, RunStatus, bound
+from squall.platform.runs import RunDirectory, read_json, write_text
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,29 +62,41 @@ def write_report(
     title: str,
     results: Mapping[str, Any],
     metrics: Sequence[Mapping[str, Any]],
+    status: RunStatus = FINISHED,
+    settings: Mapping[str, Any] | None = None,
+    answers: pa.Table | None = None,
     examples: Sequence[ExampleClip] = (),
+    best: Sequence[TrainingExample] = (),
+    worst: Sequence[TrainingExample] = (),
     notes: Sequence[str] = (),
 ) -> Path:
     """Write report.html and return its path. Everything is inside the file; all text is escaped.
 
     `results` is what results.json holds (fractions in [0, 1]); sections whose numbers are missing are left out.
-    `metrics` are rows of metrics.jsonl, one per step. config.yaml and provenance.json are read from the run directory.
+    `metrics` are rows of metrics.jsonl, one per step; `settings` what config.yaml says; `answers` is
+    `squall.platform.answers.Answers.table` over all stored answers; `best` and `worst` are training questions, `examples`
+    held-out ones. config.yaml and provenance.json are read from the run directory.
     """
     effects = [_effect(name, name, results[name]) for name in ("corrupted", "clean") if name in results]
     page = _environment().get_template("page.html.jinja").render(
         title=title,
         run_name=run.name,
+        status=status,
         results=results,
         headline=effects,
         tables=_tables(results),
         charts=training_charts(metrics),
-        examples=[_example(example) for example in examples],
+        breakdowns=breakdowns(answers),
+        examples=[held_out_card(example) for example in examples],
+        training=[(heading, [training_card(example) for example in chosen])
+                  for heading, chosen in (("Earned most", best), ("Earned least", worst)) if chosen],
         notes=notes,
-        groups=_groups(results, metrics),
-        dropped=_dropped(results, metrics),
+        groups=_groups(metrics),
+        losses=losses(results, metrics),
         seconds=_seconds(results, metrics),
+        bound=bound(metrics, int((settings or {}).get("max_staleness", 0))),
         config=run.config.read_text(encoding="utf-8") if run.config.exists() else None,
-        provenance=json.loads(run.provenance.read_text(encoding="utf-8")) if run.provenance.exists() else {},
+        provenance=read_json(run.provenance),
     )
     write_text(run.report, page)
     return run.report
@@ -127,7 +105,8 @@ def write_report(
 def _environment() -> Environment:
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    environment.filters |= {"signed": signed, "duration": duration, "spread": lambda n: f"{n:,}".replace(",", "\u202f")}
+    environment.filters |= {"signed": signed, "duration": duration, "spread": lambda n: f"{n:,}".replace(",", "\u202f"),
+                            "whole": lambda percent: "–" if math.isnan(percent) else f"{percent:.0f}"}
     return environment
 
 
@@ -170,48 +149,15 @@ def _effect_table(heading: str, effects: Sequence[Effect]) -> EffectTable:
     return EffectTable(heading, tuple(effects), low, high, ticks)
 
 
-def _example(example: ExampleClip) -> dict[str, Any]:
-    corruption = example.corruption.replace("_", " ")
-    clips: list[tuple[str, str, Animation]] = [
-        ("clean", "", animate(example.clean_frames, example.fps)),
-        (corruption, f"severity {example.severity:.2g}", animate(example.corrupted_frames, example.fps)),
-    ]
-    answers = [("clean", example.clean_before, example.clean_after),
-               ("corrupted", example.corrupted_before, example.corrupted_after)]
-    return {"sample": example.sample, "clips": clips, "answers": answers,
-            "options": [(option, _is_solution(option, example.sample.solution)) for option in example.sample.options]}
-
-
-def _is_solution(option: str, solution: str) -> bool:
-    letter, dot, words = option.partition(".")
-    accepted = {option.strip(), words.strip()} | ({letter.strip()} if dot else set())
-    return solution.strip().rstrip(".") in accepted
-
-
-def _groups(results: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> dict[str, int]:
-    totals = _totals(metrics, "groups/")
-    return {name: int(totals[name]) for name in ("sampled", "trained") if name in totals}
-
-
-def _dropped(results: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, int]]:
-    counts = results.get("dropped") or _totals(metrics, "dropped/")
-    return [(reason.replace("_", " "), int(n)) for reason, n in sorted(counts.items(), key=lambda item: -item[1])]
+def _groups(metrics: Sequence[Mapping[str, Any]]) -> dict[str, int]:
+    counts = totals(metrics, "groups/")
+    return {name: int(counts[name]) for name in ("sampled", "trained") if name in counts}
 
 
 def _seconds(results: Mapping[str, Any], metrics: Sequence[Mapping[str, Any]]) -> list[tuple[str, float, float]]:
     """(phase, seconds, share of the sum in percent), longest first."""
-    seconds = results.get("seconds") or _totals(metrics, "time/")
+    seconds = results.get("seconds") or totals(metrics, "time/")
     phases = {name: float(value) for name, value in seconds.items() if name != "total"}
     whole = sum(phases.values()) or 1.0
     ordered = sorted(phases.items(), key=lambda item: -item[1])
     return [(name.replace("_", " "), value, 100 * value / whole) for name, value in ordered]
-
-
-def _totals(metrics: Sequence[Mapping[str, Any]], prefix: str) -> dict[str, float]:
-    totals: dict[str, float] = {}
-    for row in metrics:
-        for name, value in row.items():
-            if name.startswith(prefix) and value is not None:
-                totals[name.removeprefix(prefix)] = totals.get(name.removeprefix(prefix), 0.0) + value
-    return totals
-

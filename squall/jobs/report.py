@@ -1,0 +1,83 @@
+"""`squall report RUN`: write report.html again from what the run directory holds, and nothing else.
+
+A finished run gets its held-out figures and examples; one that runs, or died, gets what there is so far.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from squall.jobs import heldout
+from squall.jobs.examples import held_out_examples, training_examples
+from squall.jobs.registry import find_job
+from squall.platform.answers import AnswerFilter, run_scoring, scan
+from squall.platform.config import Config, read_yaml
+from squall.platform.errors import DataError
+from squall.platform.report import ExampleClip, write_report
+from squall.platform.report.status import run_status
+from squall.platform.runs import RunDirectory, read_json, read_lines
+from squall.platform.store import RolloutStore
+from squall.platform.tracking import read_metrics
+from squall.platform.video import FrameSampling
+
+
+class ReportConfig(Config):
+    """Which run to report on."""
+
+    run: Path
+    """Run directory."""
+
+
+def run(config: ReportConfig) -> int:
+    """Write the page and say where it is and what state the run is in."""
+    directory = RunDirectory.open(config.run)
+    page = build_report(directory)
+    console = Console(highlight=False)
+    status = run_status(directory)
+    console.print(f"{directory.name}: {status.sentence}", soft_wrap=True, markup=False)
+    console.print(f"report: {page}", soft_wrap=True, markup=False)
+    return 0
+
+
+def build_report(directory: RunDirectory) -> Path:
+    """Write report.html from the files of a run directory; returns its path.
+
+    Files of rollouts that are damaged and media that are gone are left out, and the page says so.
+
+    Raises:
+        DataError: the directory holds no run.
+    """
+    if not directory.config.exists():
+        raise DataError(f"{directory.path}: no config.yaml, so this is not a run directory; `squall report` takes one such as "
+                        "runs/NAME", reason="no_run")
+    config, status = read_yaml(directory.config), run_status(directory)
+    started = next((event for event in reversed(read_lines(directory.events)) if event["kind"] == "started"), {})
+    notes = list(started.get("notes", []))
+    title = f"{find_job(started['job']).title}: {directory.name}" if "job" in started else directory.name
+    sampling = FrameSampling(**config["data"]["frames"])
+    store, scoring = RolloutStore(directory.rollouts), run_scoring(directory)
+    answers, best, worst = None, [], []
+    if store.steps():
+        found = scan(store, AnswerFilter(), scoring, skip_damaged=True)
+        notes += [f"{path.relative_to(directory.path)} is damaged and left out." for path in found.damaged]
+        answers = found.table
+        best, worst = training_examples(store, answers, scoring, sampling)
+    examples, problems = _held_out(directory, sampling) if status.finished else ([], [])
+    return write_report(
+        directory, title=title, status=status, results=read_json(directory.results) if status.finished else {},
+        metrics=read_metrics(directory.metrics), settings=config, answers=answers,
+        examples=examples, best=best, worst=worst, notes=notes + problems)
+
+
+def _held_out(directory: RunDirectory, sampling: FrameSampling) -> tuple[list[ExampleClip], list[str]]:
+    """Held-out examples, and what kept them from being shown."""
+    steps = RolloutStore(directory.heldout).steps()
+    if len(steps) < 2:
+        return [], []
+    try:
+        before, after = (heldout.load(directory.heldout, step) for step in (steps[0], steps[-1]))
+    except DataError as error:
+        return [], [f"Held-out answers are not shown: {error}."]
+    return held_out_examples(before, after, sampling), []

@@ -1,0 +1,133 @@
+"""Clips with the answers about them, as the page shows them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from squall.platform.prompts import extract_answer
+from squall.platform.records import VideoSample
+from squall.platform.report.images import Animation, animate
+
+
+@dataclass(frozen=True, slots=True)
+class ClipPair:
+    """A clean clip and its corrupted twin."""
+
+    clean: np.ndarray | None = None
+    """uint8 (T, H, W, 3), RGB; None when the clip cannot be shown."""
+    corrupted: np.ndarray | None = None
+    """uint8 (T, H, W, 3), RGB; T may differ from the clean clip's. None when there is no corruption."""
+    fps: float = 1.0
+    """Frames per second of both clips; the page plays them at this rate."""
+    problem: str = ""
+    """What a reader must know: why there is no clip, or that it is not what the model saw."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleAnswer:
+    """One answer of the model and whether it is right."""
+
+    text: str
+    correct: bool
+
+    @property
+    def final(self) -> str | None:
+        """What stands in the answer tag, to be shown first; None without one."""
+        return extract_answer(self.text)
+
+
+@dataclass(frozen=True, slots=True)
+class ExampleClip:
+    """One held-out question with both of its clips and the answers before and after training."""
+
+    sample: VideoSample
+    corruption: str
+    """Kind, such as ``rain``."""
+    severity: float
+    """In [0, 1]."""
+    clips: ClipPair
+    clean_before: ExampleAnswer
+    clean_after: ExampleAnswer
+    corrupted_before: ExampleAnswer
+    corrupted_after: ExampleAnswer
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingAnswer:
+    """One sampled answer and what it earned."""
+
+    branch: str
+    text: str
+    reward: float | None
+    correct: bool | None
+    """None where accuracy was not computed."""
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingExample:
+    """One training question with its clips and all its sampled answers."""
+
+    sample: VideoSample
+    step: int
+    """Counted from 1, as the curves count."""
+    reward: float
+    """Mean over the answers for which it was chosen."""
+    corruption: str | None
+    """Kind, such as ``rain``; None without a corruption."""
+    severity: float
+    """In [0, 1]."""
+    clips: ClipPair
+    answers: tuple[TrainingAnswer, ...]
+
+
+def held_out_card(example: ExampleClip) -> dict[str, Any]:
+    """What the template draws of a held-out question."""
+    return _card(example) | {"answers": [
+        ("clean", example.clean_before, example.clean_after),
+        ("corrupted", example.corrupted_before, example.corrupted_after)]}
+
+
+def training_card(example: TrainingExample) -> dict[str, Any]:
+    """What the template draws of a training question: per branch, equal answers once with their count, most frequent first."""
+    branches = dict.fromkeys(answer.branch for answer in example.answers)
+    return _card(example) | {"step": example.step, "reward": example.reward, "branches": [
+        (branch, _tally([answer for answer in example.answers if answer.branch == branch])) for branch in branches]}
+
+
+def _tally(answers: Sequence[TrainingAnswer]) -> list[dict[str, Any]]:
+    """Answers with the same final answer and reward, counted; the first one's text stands for them."""
+    counts = Counter((extract_answer(a.text) or _shortened(a.text), a.reward, a.correct) for a in answers)
+    texts: dict[tuple, str] = {}
+    for a in answers:
+        texts.setdefault((extract_answer(a.text) or _shortened(a.text), a.reward, a.correct), a.text)
+    return [{"final": key[0], "reward": key[1], "correct": key[2], "count": count, "text": texts[key]}
+            for key, count in counts.most_common()]
+
+
+def _shortened(text: str, length: int = 60) -> str:
+    flat = " ".join(text.split())
+    return flat if len(flat) <= length else flat[:length - 1] + "…"
+
+
+def _card(example: ExampleClip | TrainingExample) -> dict[str, Any]:
+    pair = example.clips
+    clips: list[tuple[str, str, Animation]] = []
+    if pair.clean is not None:
+        clips.append(("clean", "", animate(pair.clean, pair.fps)))
+    if pair.corrupted is not None and example.corruption is not None:
+        caption = example.corruption.replace("_", " ")
+        clips.append((caption, f"severity {example.severity:.2g}", animate(pair.corrupted, pair.fps)))
+    corruption = f"{example.corruption.replace('_', ' ')}, severity {example.severity:.2g}" if example.corruption else ""
+    return {"sample": example.sample, "clips": clips, "problem": pair.problem, "corruption": corruption,
+            "options": [(option, _is_solution(option, example.sample.solution)) for option in example.sample.options]}
+
+
+def _is_solution(option: str, solution: str) -> bool:
+    letter, dot, words = option.partition(".")
+    accepted = {option.strip(), words.strip()} | ({letter.strip()} if dot else set())
+    return solution.strip().rstrip(".") in accepted

@@ -1,0 +1,104 @@
+"""What state a run is in, by the events and metrics that it left, and what keeps its steps from being shorter."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from statistics import fmean
+from typing import Any
+
+from squall.platform.config import read_yaml
+from squall.platform.runs import RunDirectory, read_lines
+from squall.platform.tracking import read_metrics
+
+ENDS = ("finished", "stopped")
+QUIET_S = 600.0
+"""A run without a word for so long, and for three times its longest step, counts as dead."""
+WAITING = 0.15
+"""Share of a step above which waiting is worth a change."""
+
+
+@dataclass(frozen=True, slots=True)
+class RunStatus:
+    """State of a run: ``finished``, ``stopped`` (by an error or by its user), ``running`` or ``silent``."""
+
+    state: str
+    sentence: str
+    last_event: str = ""
+    """What happened last, with its time; empty when nothing is known."""
+
+    @property
+    def finished(self) -> bool:
+        return self.state == "finished"
+
+
+FINISHED = RunStatus("finished", "Finished.")
+
+
+def run_status(run: RunDirectory, now: datetime | None = None) -> RunStatus:
+    """The state of a run directory at `now`, by default this moment. Runs that left no events count by results.json."""
+    events, metrics = read_lines(run.events), read_metrics(run.metrics)
+    total = (read_yaml(run.config) if run.config.exists() else {}).get("steps")
+    done = max((row["step"] for row in metrics), default=0)
+    reached = f"step {done} of {total}" if total else f"step {done}"
+    last = events[-1] if events else None
+    shown = "" if last is None else _describe(last)
+    if last is not None and last["kind"] in ENDS:
+        if last["kind"] == "finished":
+            return RunStatus("finished", f"Finished after {reached}.", shown)
+        return RunStatus("stopped", f"Stopped at {reached}: {last.get('error', 'no reason given')}", shown)
+    times = [_time(row["time"]) for row in (*events, *metrics) if "time" in row]
+    if not times:
+        return RunStatus("silent", f"Stopped at {reached}, or not started yet: it has left no sign of life.", shown)
+    latest = max(times)
+    quiet = ((now or datetime.now(UTC)) - latest).total_seconds()
+    seen = f"last sign of life {latest:%Y-%m-%d %H:%M:%S} UTC"
+    if quiet <= max(QUIET_S, 3 * _longest_step(metrics)):
+        return RunStatus("running", f"Running: {reached}, {seen}.", shown)
+    return RunStatus("silent", f"Stopped at {reached} without a word: {seen}, {_age(quiet)} before this page was made.", shown)
+
+
+def bound(metrics: Sequence[Mapping[str, Any]], max_staleness: int) -> str:
+    """One sentence on what bounds the step and what would change it; empty without idle metrics.
+
+    ``idle/trainer`` and ``idle/rollout`` are shares of a step, averaged over the last half of the steps that have them.
+    """
+    rows = [row for row in metrics if row.get("idle/trainer") is not None and row.get("idle/rollout") is not None]
+    if not rows:
+        return ""
+    trainer, rollout = (fmean(row[name] for row in rows[len(rows) // 2:]) for name in ("idle/trainer", "idle/rollout"))
+    waits = f"the learner waits for {trainer:.0%} of a step, the engines for {rollout:.0%}"
+    if max(trainer, rollout) < WAITING:
+        return f"Neither side bounds the step: {waits}. Shorter steps take more of both, engine.count and learner.workers."
+    if max_staleness == 0 and min(trainer, rollout) >= WAITING:
+        return (f"Sampling and learning take turns: {waits}. max_staleness=1 lets the engines sample while the learner learns, "
+                f"and would shorten the step by up to {min(trainer, rollout):.0%}.")
+    if trainer >= rollout:
+        return (f"Rollouts bound the step: {waits}. More engines (engine.count) shorten it, or fewer or shorter answers "
+                "(max_sampled_groups, max_tokens).")
+    return (f"Learning bounds the step: {waits}. More learner workers (learner.workers) shorten it, or larger micro-batches "
+            "(learner.sequences_per_microbatch).")
+
+
+def _longest_step(metrics: Sequence[Mapping[str, Any]]) -> float:
+    times = ([value for name, value in row.items() if name.startswith("time/") and value] for row in metrics)
+    return max(map(sum, times), default=0.0)
+
+
+def _describe(event: Mapping[str, Any]) -> str:
+    details = ", ".join(f"{name} {value}" for name, value in event.items()
+                        if name not in ("time", "kind", "notes", "error") and not isinstance(value, (list, dict)))
+    what = event["kind"].replace("_", " ") + (f" ({details})" if details else "")
+    return f"{what}, {_time(event['time']):%Y-%m-%d %H:%M:%S} UTC"
+
+
+def _time(text: str) -> datetime:
+    return datetime.fromisoformat(text.replace("Z", "+00:00"))
+
+
+def _age(seconds: float) -> str:
+    for size, word in ((86400, "days"), (3600, "hours"), (60, "minutes")):
+        if seconds >= 2 * size:
+            return f"{seconds / size:.0f} {word}"
+    return f"{seconds:.0f} seconds"
