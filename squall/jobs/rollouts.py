@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -79,6 +80,11 @@ class RolloutsConfig(Config):
     def _one_step(cls, value: Any) -> Any:
         return (value, value) if isinstance(value, int) else value
 
+    @field_validator("sample", "text", mode="before")
+    @classmethod
+    def _number_as_text(cls, value: Any) -> Any:
+        return str(value) if isinstance(value, int | float) and not isinstance(value, bool) else value
+
     @field_validator("step", "severity", "reward")
     @classmethod
     def _rising(cls, value: tuple[float, float] | None) -> tuple[float, float] | None:
@@ -136,7 +142,7 @@ def run(config: RolloutsConfig) -> int:
         count = write_rows(config.output, rows)
         print(f"{count:,} of {answers.total:,} answers written to {config.output}")
     elif config.format == "json":
-        write_lines(sys.stdout, rows)
+        print_lines(rows)
     else:
         show(config, answers, list(rows))
     return 0
@@ -147,6 +153,15 @@ def full_rows(store: RolloutStore, chosen: Any) -> Iterator[dict[str, Any]]:
     scores = zip(chosen["reward"].to_pylist(), chosen["correct"].to_pylist(), strict=True)
     for row, (reward, correct) in zip(fetch(store, chosen, WRITTEN), scores, strict=True):
         yield row | {"rewards": dict(row["rewards"]), "reward": reward, "correct": correct}
+
+
+def print_lines(rows: Iterable[dict[str, Any]]) -> None:
+    """Rows as JSON lines on the standard output, until its reader has enough."""
+    try:
+        write_lines(sys.stdout, rows)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its exit
 
 
 def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:

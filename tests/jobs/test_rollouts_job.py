@@ -138,6 +138,17 @@ def test_json_on_the_terminal_is_nothing_but_lines(stored_run: RunDirectory, cap
     assert len(printed(stored_run, capsys, "format=json").splitlines()) == 45
 
 
+def test_a_reader_that_has_enough_is_no_error(stored_run: RunDirectory) -> None:
+    script = f"set -o pipefail; {sys.executable} -m squall rollouts {stored_run.path} format=json | true"
+    done = subprocess.run(["bash", "-c", script], capture_output=True, text=True, cwd=Path(cli.__file__).parents[1])
+    assert (done.returncode, done.stderr) == (0, "")
+
+
+def test_numbers_are_looked_for_as_text() -> None:
+    config = load_config(RolloutsConfig, None, ["run=x", "text=42", "sample=7", "step=3"])
+    assert (config.text, config.sample, config.step) == ("42", "7", (3, 3))
+
+
 @pytest.mark.parametrize(("override", "message"), [
     ("branch=corupted", "Did you mean 'corrupted'"),
     ("kind=rian", "Did you mean 'rain'"),

@@ -241,7 +241,7 @@ def test_training_answers_are_counted_by_branch_with_what_they_earned(run: RunDi
 def test_clips_that_cannot_be_shown_are_a_sentence(run: RunDirectory) -> None:
     gone = training_example(TrainingAnswer("clean", "B", 1.0, True), clips=ClipPair(problem="The clips cannot be shown: gone"))
     page = page_text(run, examples=[], worst=[gone])
-    assert "The clips cannot be shown: gone The corruption was rain, severity 0.25." in page and "<img" not in page
+    assert "The clips cannot be shown: gone. The corruption was rain, severity 0.25." in page and "<img" not in page
 
 
 def answers_table(steps: int = 10) -> pa.Table:
@@ -284,6 +284,12 @@ def test_a_kind_that_the_last_steps_did_not_meet_keeps_its_curve(run: RunDirecto
 def test_long_runs_keep_the_small_curves_small() -> None:
     kinds, _ = breakdowns(answers_table(2_000))
     assert all(path.count("L") <= 101 for curve in kinds.curves for _, path in curve.paths)
+
+
+def test_a_run_without_sampled_answers_shows_its_learner_at_once(run: RunDirectory) -> None:
+    page = page_text(run, metrics=[{"step": step, "loss": 1.0 / step} for step in range(1, 5)])
+    assert "<h2>Training</h2>" not in page and '<details open><summary class="h2">Inside the learner' in page
+    assert '<details><summary class="h2">' in page_text(run)
 
 
 def test_page_without_any_numbers_still_stands(run: RunDirectory) -> None:
