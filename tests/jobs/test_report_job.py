@@ -133,6 +133,24 @@ def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
         write_report(ReportConfig(run=tmp_path / "nothing"))
 
 
+@pytest.mark.parametrize(("name", "text", "message"), [
+    ("results.json", '{"clean": ', r"results\.json: not valid JSON"),
+    ("config.yaml", "data: {frames: {max_frame: 4}}", "unknown key 'max_frame'. Did you mean 'max_frames'"),
+    ("config.yaml", "data: [", r"config\.yaml: not valid YAML"),
+])
+def test_damaged_files_that_the_page_rests_on_are_named(stored_run: RunDirectory, make_group, name: str, text: str,
+                                                        message: str) -> None:
+    finish(stored_run, make_group)
+    (stored_run.path / name).write_text(text)
+    with pytest.raises(SquallError, match=message):
+        build_report(stored_run)
+
+
+def test_a_run_of_an_unknown_job_goes_by_its_name(stored_run: RunDirectory) -> None:
+    stored_run.event("started", job="train other")
+    assert "<h1>run</h1>" in page_of(stored_run)
+
+
 def test_results_stay_as_they_were_written(stored_run: RunDirectory, make_group) -> None:
     finish(stored_run, make_group)
     before = json.loads(stored_run.results.read_text())

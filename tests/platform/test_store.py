@@ -77,6 +77,31 @@ def test_writing_again_replaces_the_step_and_leaves_no_other_file(tmp_path: Path
     assert len(list(tmp_path.iterdir())) == 2
 
 
+def test_one_group_is_read_by_its_position_trained_or_dropped(tmp_path: Path) -> None:
+    store, dropped = RolloutStore(tmp_path), make_group(2).scored
+    store.write(1, [make_group(1)], [("zero_variance", dropped)])
+    assert store.read_group(1, 0) == make_group(1) and store.read_group(1, 1).scored == dropped
+    for step, position in ((1, 2), (5, 0)):
+        with pytest.raises(DataError, match=f"no group {position} is stored"):
+            store.read_group(step, position)
+
+
+@pytest.mark.parametrize("content", [b"", b"PAR1", b"PAR1" + 200 * b"x" + b"PAR1"])
+def test_a_damaged_file_is_named_in_one_line(tmp_path: Path, content: bytes) -> None:
+    store = RolloutStore(tmp_path)
+    store.path(3).write_bytes(content)
+    with pytest.raises(DataError, match=r"step-000003\.parquet: cannot be read as rollouts") as error:
+        store.read(3)
+    assert "\n" not in str(error.value)
+
+
+def test_files_that_are_no_steps_are_passed_over(tmp_path: Path) -> None:
+    store = RolloutStore(tmp_path)
+    store.write(4, [make_group(1)])
+    (tmp_path / "step-copy.parquet").write_bytes(b"")
+    assert store.steps() == [4]
+
+
 def test_missing_step_says_what_is_stored(tmp_path: Path) -> None:
     store = RolloutStore(tmp_path)
     with pytest.raises(DataError, match="no step is stored"):
