@@ -66,7 +66,8 @@ def build_report(directory: RunDirectory) -> Path:
         best, worst = training_examples(store, answers, scoring, sampling)
     examples, problems = _held_out(directory, sampling) if status.finished else ([], [])
     return write_report(
-        directory, title=f"{job.title}: {directory.name}" if job else directory.name, status=status, results=read_json(directory.results) if status.finished else {},
+        directory, title=f"{job.title}: {directory.name}" if job else directory.name, status=status,
+        results=read_json(directory.results) if status.finished else {},
         metrics=read_metrics(directory.metrics), settings=config, answers=answers,
         examples=examples, best=best, worst=worst, notes=notes + problems)
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from squall.jobs import sft, tgrpo
+from squall.jobs import report, sft, tgrpo
 from squall.platform.config import load_config
 from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
 from squall.platform.models import load_policy
@@ -53,7 +53,12 @@ def test_a_run_trains_and_leaves_everything_behind(manifests: dict[str, Path], r
     assert {rollout.weight_version for group in groups for rollout in group.scored.sampled.rollouts} == {1}
     assert all(len(group.scored.sampled.rollouts) == 4 + 8 + 4 for group in groups)
     assert load_policy(str(run / "checkpoints" / "step-000002")).num_parameters() > 800_000
-    assert "<html" in (run / "report.html").read_text()[:200].lower()
+    held = RolloutStore(run / "heldout")
+    assert held.steps() == [0, 2] and [len(held.read(step)) for step in (0, 2)] == [24, 24]
+    page = (run / "report.html").read_text()
+    assert "Held-out clips and answers" in page and "not exactly the pixels" not in page and "cannot be shown" not in page
+    (run / "report.html").unlink()
+    assert report.run(report.ReportConfig(run=run)) == 0 and (run / "report.html").read_text() == page
 
 
 @pytest.mark.parametrize(("overrides", "message"), [

@@ -14,7 +14,7 @@ from squall.jobs import heldout
 from squall.jobs.report import ReportConfig, build_report
 from squall.jobs.report import run as write_report
 from squall.platform.errors import DataError, SquallError
-from squall.platform.records import Branch
+from squall.platform.records import Branch, TrainGroup
 from squall.platform.runs import RunDirectory
 from squall.platform.store import RolloutStore
 from squall.platform.video import encode_video
@@ -70,6 +70,15 @@ def test_best_and_worst_training_groups_are_of_different_kinds_and_play(stored_r
     assert [re.search(r"clip-\d+ · mean reward ([\d.]+)", card)[1] for card in worst] == ["0.10", "0.60", "1.10"]
     assert all(card.count("<img") == 2 for card in (*best, *worst)) and "severity 0.5" in best[0]
     assert "cannot be shown" not in page and "not exactly the pixels" not in page
+
+
+def test_a_run_on_clean_clips_shows_its_groups_by_their_clean_answers(stored_run: RunDirectory, make_group) -> None:
+    for step in range(5):
+        RolloutStore(stored_run.rollouts).write(step, [TrainGroup(make_group(step, None, 0.0, 0), (None,))])
+    page = page_of(stored_run)
+    best = cards(page, "Earned most")
+    assert len(best) == 3 and all(card.count("<img") == 1 for card in best) and "By corruption kind" not in page
+    assert "Training questions whose answers earned most and least." in page
 
 
 def test_media_that_is_gone_or_changed_is_said_in_words(stored_run: RunDirectory, media: Path) -> None:

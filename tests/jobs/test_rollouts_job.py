@@ -95,6 +95,15 @@ def test_rewards_that_were_not_computed_are_neither_high_nor_right(tmp_path: Pat
     assert scan(store, AnswerFilter(), Scoring()).table["reward"].to_pylist() == [1.0, 0.0, 1.0]
 
 
+def test_a_step_without_groups_and_groups_without_a_corruption_are_no_obstacle(tmp_path: Path, make_group) -> None:
+    store = RolloutStore(tmp_path)
+    store.write(0, [])
+    store.write(1, [TrainGroup(make_group(1, None, 0.0, 0), (None,))])
+    answers = scan(store, AnswerFilter(), SCORING)
+    assert (answers.total, answers.table["kind"].to_pylist()) == (1, [None]) and figures(answers.table, "kind") == []
+    assert len(scan(store, AnswerFilter(severity=(0.0, 1.0)), SCORING).table) == 0
+
+
 def test_the_table_fits_and_says_how_many_match(stored_run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
     out = printed(stored_run, capsys, "limit=4", "kind=rain")
     lines = out.splitlines()
