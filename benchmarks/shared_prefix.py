@@ -6,7 +6,8 @@ Both score the same G = 8 answers of 64 tokens under the same random weights, wi
 The naive learner is `learner.shared_prefix=false`: what learners for video-language models do, the clip through the vision
 tower once per answer. The model is large enough on a CPU that arithmetic outweighs overhead; sizes are printed.
 
-Results to expect on two CPU cores: 2.5 to 3.5 times at 300 prompt tokens, 4 to 6 times at 1,200; losses and gradients equal to some 1e-6.
+Results to expect on two CPU cores: about 3 times at 300 prompt tokens and 5 times at 1,200; losses and gradients equal to
+some 1e-6.
 """
 
 from __future__ import annotations
@@ -129,8 +130,8 @@ def compare(scorer: AnswerScorer, prompt: EncodedPrompt, vocabulary: int) -> tup
     naive, packed = statistics.median(times[False]), statistics.median(times[True])
     difference = abs(losses[True] - losses[False]) / abs(losses[False])
     turned = float((gradients[True] - gradients[False]).norm() / gradients[False].norm())
-    print(f"{len(prompt.input_ids):,} prompt tokens: naive {naive:.2f} s, shared {packed:.2f} s, {naive / packed:.2f} times; loss "
-          f"{losses[False]:.8f} and {losses[True]:.8f}, gradients differ by {turned:.1e} of their norm")
+    print(f"{len(prompt.input_ids):,} prompt tokens: naive {naive:.2f} s, shared {packed:.2f} s, {naive / packed:.2f} times; "
+          f"loss {losses[False]:.8f} and {losses[True]:.8f}, gradients differ by {turned:.1e} of their norm")
     return naive / packed, difference, turned
 
 

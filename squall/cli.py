@@ -77,7 +77,7 @@ def job_help(job: Job) -> str:
     source = [f"CONFIG: a YAML file or a packaged one ({', '.join(packaged_configs())}); without it: {default}."]
     return "\n".join([
         f"Usage: squall {job.name} {words} [key=value ...]", "", f"{job.summary}.", "", f"  {job.example}", "",
-        *([] if job.arguments else source), "A key that is true or false may be written --key.", "", "Keys:",
+        *([] if job.arguments else source), "A key may be written --key VALUE, one that is true or false --key.", "", "Keys:",
         describe_keys(model)])
 
 
@@ -90,6 +90,8 @@ def name_arguments(words: Sequence[str], job: Job, model: type[Config]) -> list[
     named, missing = list(words), list(job.arguments)
     for position, word in enumerate(words):
         key = word.partition("=")[0]
+        if position and _takes_value(words[position - 1], model):
+            continue
         if key in missing and "=" in word:
             missing.remove(key)
         elif missing and not word.startswith("--") and key.partition(".")[0] not in model.model_fields:
@@ -101,6 +103,11 @@ def name_arguments(words: Sequence[str], job: Job, model: type[Config]) -> list[
     return named
 
 
+def _takes_value(word: str, model: type[Config]) -> bool:
+    field = model.model_fields.get(word.removeprefix("--").replace("-", "_"))
+    return word.startswith("--") and field is not None and field.annotation is not bool
+
+
 def _quoted(word: str) -> str:
     """A word as a YAML text, whatever it looks like."""
     import json
@@ -109,16 +116,18 @@ def _quoted(word: str) -> str:
 
 
 def split_arguments(words: Sequence[str], model: type[Config]) -> tuple[str | None, list[str]]:
-    """Tell the configuration file from the overrides; ``--flag-name`` stands for ``flag_name=true``.
+    """Tell the configuration file from the overrides; ``--flag-name`` is ``flag_name=true``, ``--key VALUE`` key=VALUE.
 
     Raises:
-        ConfigError: a flag that is no boolean key of `model`, or a second configuration file.
+        ConfigError: an option that is no key of `model`, or a second configuration file.
     """
     source: str | None = None
     overrides: list[str] = []
-    for word in words:
+    rest = list(words)
+    while rest:
+        word = rest.pop(0)
         if word.startswith("-"):
-            overrides.append(f"{_flag_key(word, model)}=true")
+            overrides.append(_option(word, rest, model))
         elif "=" in word:
             overrides.append(word)
         elif source is None:
@@ -128,16 +137,21 @@ def split_arguments(words: Sequence[str], model: type[Config]) -> tuple[str | No
     return source, overrides
 
 
-def _flag_key(word: str, model: type[Config]) -> str:
-    switches = [name for name, field in model.model_fields.items() if field.annotation is bool]
-    flags = {f"--{name.replace('_', '-')}": name for name in switches}
-    if word in flags:
-        return flags[word]
-    key = word.lstrip("-").partition("=")[0].replace("-", "_")
-    if key in model.model_fields:
-        raise ConfigError(f"'{word}': '{key}' is not a switch; write {key}=VALUE")
-    allowed = f"Switches here: {', '.join([*flags, '--help'])}"
-    raise ConfigError(f"unknown option '{word}'.{nearest(word, [*flags, '--help'])} {allowed}")
+def _option(word: str, rest: list[str], model: type[Config]) -> str:
+    """The override that ``--key``, ``--key=value`` or ``--key value`` stands for; a value is taken from `rest`."""
+    name, equals, value = word.lstrip("-").partition("=")
+    key = name.replace("-", "_")
+    if not word.startswith("--") or key not in model.model_fields:
+        known = [f"--{field.replace('_', '-')}" for field in (*model.model_fields, "help")]
+        switches = [f"--{name.replace('_', '-')}" for name, field in model.model_fields.items() if field.annotation is bool]
+        raise ConfigError(f"unknown option '{word}'.{nearest(word, known)} Switches here: {', '.join([*switches, '--help'])}")
+    if equals:
+        return f"{key}={value}"
+    if model.model_fields[key].annotation is bool:
+        return f"{key}=true"
+    if not rest:
+        raise ConfigError(f"'{word}' needs a value: {word} VALUE, or {key}=VALUE")
+    return f"{key}={rest.pop(0)}"
 
 
 def _root(context: typer.Context, version: Annotated[bool, typer.Option("--version")] = False) -> None:

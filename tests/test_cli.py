@@ -137,7 +137,7 @@ def test_interrupt_is_one_line_and_exit_130(run_echo) -> None:
 
 
 @pytest.mark.parametrize(("word", "message"), [
-    ("--times=2", "'--times=2': 'times' is not a switch; write times=VALUE"),
+    ("--times", "'--times' needs a value: --times VALUE, or times=VALUE"),
     ("--fail-new", "unknown option '--fail-new'. Did you mean '--fail-now'? "
                    "Switches here: --fail-now, --interrupt, --help"),
 ])
@@ -172,5 +172,7 @@ def test_words_fill_a_jobs_arguments_in_order(tmp_path: Path, monkeypatch: pytes
     model, _ = job.load()
     assert cli.name_arguments(["is x=3: {y}?", "2"], job, model) == ['text="is x=3: {y}?"', 'times="2"']
     assert cli.name_arguments(["times=2", "hi"], job, model) == ["times=2", 'text="hi"']
+    assert cli.name_arguments(["--times", "2", "hi"], job, model) == ["--times", "2", 'text="hi"']
+    assert cli.split_arguments(["--times", "2", "--text=a b"], model) == (None, ["times=2", "text=a b"])
     with pytest.raises(cli.ConfigError, match="TEXT is missing; usage: squall echo TEXT TIMES, such as: squall echo hi"):
         cli.name_arguments(["times=2"], job, model)

@@ -87,6 +87,14 @@ JOBS: tuple[Job, ...] = (
         arguments=("run",),
     ),
     Job(
+        command=("replay",),
+        summary="Do one step of a run again from disk and compare every number",
+        example="squall replay runs/NAME --step 3",
+        module="squall.jobs.replay",
+        config="ReplayConfig",
+        arguments=("run",),
+    ),
+    Job(
         command=("train", "tgrpo"),
         summary="Reinforcement learning on clean, corrupted and shuffled clips",
         example="squall train tgrpo @tgrpo data.train=my/train.jsonl model.path=Qwen/Qwen2.5-VL-7B-Instruct",

@@ -19,6 +19,7 @@ from squall.actors.cluster import Demand, ResourcePlan, start_ray, stop_ray
 from squall.actors.learner import Learner, LearnerConfig, Objective
 from squall.actors.rollout_engine import EngineConfig
 from squall.actors.sampling import GroupPlan, GroupSampler, SamplerConfig, WorkersConfig
+from squall.actors.timeline import actor_spans
 from squall.actors.weight_transfer import EngineFleet
 from squall.algorithms.corruption import KINDS
 from squall.algorithms.rewards import RewardConfig
@@ -44,6 +45,7 @@ from squall.platform.progress import JobProgress, print_results
 from squall.platform.prompts import prompt_template
 from squall.platform.runs import RunDirectory, append_line, checkpoint_step, to_json
 from squall.platform.store import RolloutStore
+from squall.platform.trace import Span, write_trace
 from squall.platform.tracking import TrackingConfig, open_tracker
 from squall.platform.video import FrameSampling
 
@@ -91,6 +93,8 @@ class SessionConfig(Config):
     """Go on with the run called `name` from its last checkpoint: squall train ... runs/NAME/config.yaml --resume"""
     checkpoint_every_steps: int = Field(0, ge=0)
     """Write a checkpoint every so many steps; 0 writes only the last, and one when the run is interrupted."""
+    trace_steps: tuple[int, ...] = ()
+    """Steps (from 1) of which to write trace-step-N.json, to be opened in ui.perfetto.dev; each costs some seconds."""
     seed: int = 0
     """Everything random follows from it."""
     ray_address: str | None = None
@@ -149,6 +153,7 @@ class Session:
         self._total_steps = total_steps
         self._step_phases: Counter[str] = Counter()
         self._step_started = time.monotonic()
+        self._spans: list[Span] = []
         self._stop_requested = self._can_stop_well = False
 
     def _load(self, path: Path, key: str) -> Manifest:
@@ -211,7 +216,7 @@ class Session:
             raise StopRequested
 
     @contextmanager
-    def stops_well(self, learner: Learner, state: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
+    def stops_well(self, learner: Learner | None, state: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
         """Inside the block StopRequested ends the run with a checkpoint and the command to resume it."""
         self._can_stop_well = True
         try:
@@ -220,25 +225,25 @@ class Session:
             self._stop_requested = False  # a further Ctrl-C must not interrupt the checkpoint in its middle by chance
             self.save(learner, state())
             self.run.event("interrupted", step=self.steps_done)
-            self.progress.note(f"stopped after step {self.steps_done} of {self._total_steps}; resume with: "
-                               f"{resume_command(self.job.name, self.run)}")
+            further = f"; resume with: {resume_command(self.job.name, self.run)}" if learner is not None else ""
+            self.progress.note(f"stopped after step {self.steps_done} of {self._total_steps}{further}")
         finally:
             self._can_stop_well = False
 
-    def save(self, learner: Learner, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint of the steps done so far; nothing to do when there is one, or no step yet.
+    def save(self, learner: Learner | None, state: Mapping[str, Any]) -> None:
+        """Write a checkpoint of the steps done so far; nothing to do when there is one, or no step yet, or no learner.
 
         Args:
             state: what the job needs to go on, as JSON.
         """
         last = self.run.latest_checkpoint()
-        if not self.steps_done or (last is not None and checkpoint_step(last) == self.steps_done):
+        if learner is None or not self.steps_done or (last is not None and checkpoint_step(last) == self.steps_done):
             return
         with self.phase("checkpoint"), self.run.checkpoint(self.steps_done) as path:
             learner.save(path)
             seal(path, {"step": self.steps_done, **state})
 
-    def save_if_due(self, learner: Learner, state: Mapping[str, Any]) -> None:
+    def save_if_due(self, learner: Learner | None, state: Mapping[str, Any]) -> None:
         """Write a checkpoint after the last step, and every `checkpoint_every_steps`."""
         every = self.config.checkpoint_every_steps
         if self.steps_done == self._total_steps or (every and self.steps_done % every == 0):
@@ -295,22 +300,29 @@ class Session:
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
         """Show and time a phase; its seconds go into the step's metrics and the run's totals."""
-        started = time.monotonic()
+        started, began = time.monotonic(), time.time()
         with self.progress.phase(name):
             yield
         elapsed = time.monotonic() - started
+        self._spans.append(Span("driver", name, began, began + elapsed))
         self.seconds[name] += elapsed
         self._step_phases[name] += elapsed
 
     def begin_step(self) -> None:
         """Forget the phase times of what came before."""
         self._step_phases.clear()
+        self._spans.clear()
         self._step_started = time.monotonic()
         self.sampler.idle_seconds()
         self.progress.begin_step()
 
-    def record_step(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Log one finished step (counted from 1), with its phase times, idle shares, retries and what befell workers."""
+    def record_step(self, step: int, metrics: Mapping[str, float],
+                    learner_spans: Sequence[tuple[str, float, float]] = ()) -> None:
+        """Log one finished step (counted from 1), with its phase times, idle shares, retries and what befell workers.
+
+        Args:
+            learner_spans: (name, start, end) of what the learner did, seconds since the epoch, for the step's trace.
+        """
         elapsed = time.monotonic() - self._step_started
         own = {f"time/{phase}": seconds for phase, seconds in self._step_phases.items()}
         own["seconds_per_step"] = elapsed
@@ -327,6 +339,15 @@ class Session:
                 self.drop(name.removeprefix("dropped/"), int(value))
         self.steps_done = step
         self.progress.step(step, metrics)
+        if step in self.config.trace_steps:
+            self._write_trace(step, learner_spans)
+
+    def _write_trace(self, step: int, learner_spans: Sequence[tuple[str, float, float]]) -> None:
+        driver = list(self._spans)
+        start, end = driver[0].start, driver[-1].end
+        spans = [*driver, *(Span("learner", *span) for span in learner_spans), *actor_spans(start, end)]
+        path = write_trace(self.run.path / f"trace-step-{step:06d}.json", spans)
+        self.progress.note(f"trace of step {step}: {path} (open it in https://ui.perfetto.dev)")
 
     def consume(self, step: int, outcomes: Sequence[tuple[str, str]]) -> None:
         """Enter a step's questions, (group id, what came of it), into consumed.jsonl: each is there once, whatever happened."""
@@ -347,9 +368,11 @@ class Session:
         return heldout.plan_questions(evaluation, held.samples, kinds)
 
     def evaluate(self, questions: Sequence[GroupPlan], step: int) -> heldout.HeldOutAnswers | None:
-        """Ask the held-out questions; logs the accuracies at `step`."""
+        """Ask the held-out questions; logs the accuracies at `step`. What a resumed run asked before is read from disk."""
         if not questions:
             return None
+        if step < self.steps_done:
+            return self._earlier_answers(step)
         with self.phase("evaluate"):
             answers, lost = heldout.evaluate(self.sampler, questions, self.check_stop)
         heldout.save(answers, self.run.heldout, step)
@@ -361,8 +384,14 @@ class Session:
                                                              for n, v in figures.items()))
         return answers
 
-    def finish(self, before: heldout.HeldOutAnswers | None, after: heldout.HeldOutAnswers | None,
-               questions: Sequence[GroupPlan]) -> dict[str, Any]:
+    def _earlier_answers(self, step: int) -> heldout.HeldOutAnswers | None:
+        try:
+            return heldout.load(self.run.heldout, step)
+        except DataError as error:
+            self.progress.note(f"no held-out comparison: {error}")
+            return None
+
+    def finish(self, before: heldout.HeldOutAnswers | None, after: heldout.HeldOutAnswers | None) -> dict[str, Any]:
         """Write results.json and report.html, and print the result."""
         results: dict[str, Any] = {"seed": self.config.seed}
         if before is not None and after is not None:

@@ -85,7 +85,7 @@ def train(config: SFTJobConfig) -> Path:
             if questions:
                 sampler.update_weights(config.steps)
             after = session.evaluate(questions, step=config.steps)
-            session.finish(before, after, questions)
+            session.finish(before, after)
     return session.run.latest_checkpoint()
 
 
@@ -101,7 +101,7 @@ def train_step(session: Session, stream: TargetStream, sampler: GroupSampler, le
     names = ("loss", "entropy", "learning_rate", "grad_norm", "tokens")
     dropped = Counter(reason for _, reason in outcomes if reason != "trained")
     session.record_step(step + 1, {name: result[name] for name in names}
-                        | {f"dropped/{reason}": count for reason, count in dropped.items()})
+                        | {f"dropped/{reason}": count for reason, count in dropped.items()}, result["spans"])
     session.save_if_due(learner, stream.state())
 
 

@@ -7,17 +7,18 @@ make group-normalised advantages; the learner improves the policy; the engines r
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from pydantic import Field, model_validator
 
-from squall.actors.admission import AdmissionQueue, Settled
+from squall.actors.admission import AdmissionQueue
 from squall.actors.learner import Learner, LearnerConfig
 from squall.actors.rollout_buffer import TrainBatch, TrainSequence
-from squall.actors.sampling import GroupPlan, GroupSampler, SampledOutcome
+from squall.actors.sampling import GroupPlan, GroupSampler, Prepared, SampledOutcome
 from squall.algorithms.corruption import sample_spec
 from squall.algorithms.rewards import RewardConfig
 from squall.algorithms.tgrpo import TGRPOConfig, group_advantages, has_signal, preset
@@ -30,10 +31,11 @@ from squall.jobs.session import (
     refuse_sharded_adapters,
     rollout_demands,
 )
-from squall.platform.errors import SquallError
+from squall.platform.errors import DataError, SquallError
 from squall.platform.manifest import epoch_order
 from squall.platform.records import Branch, SamplingSpec, ScoredGroup, TrainGroup, VideoSample
 from squall.platform.seeds import derive_seed
+from squall.platform.store import RolloutStore
 
 POLL_S = 0.05
 """How often the rollout side is looked after while the learner works."""
@@ -67,6 +69,10 @@ class TGRPOJobConfig(SessionConfig):
     """Ray Train and DeepSpeed."""
     evaluation: heldout.EvaluationConfig = heldout.EvaluationConfig()
     """Held-out questions, asked before and after."""
+    rollouts_only: bool = False
+    """Sample and score with the policy as it is, and store everything; nothing is trained."""
+    learn_only: Path | None = None
+    """Train on the stored rollouts of this run directory; no engine is started."""
     shuffle_rewards: bool = False
     """Control that must not gain: permute the rewards over the answers of each branch before advantages are taken."""
 
@@ -88,6 +94,13 @@ class TGRPOJobConfig(SessionConfig):
             raise ValueError(
                 f"groups_per_step {self.groups_per_step} do not go round learner.workers {self.learner.workers} x "
                 f"learner.updates_per_step {self.learner.updates_per_step}; make it {split} or more")
+        if self.rollouts_only and self.learn_only is not None:
+            raise ValueError("rollouts_only samples without learning and learn_only learns without sampling: take one of them")
+        if self.learn_only is not None:
+            stored = RolloutStore(self.learn_only / "rollouts").steps()
+            if len(stored) < self.steps:
+                raise ValueError(f"learn_only {self.learn_only} holds the rollouts of {len(stored)} steps, steps is "
+                                 f"{self.steps}")
         if self.max_sampled_groups < self.groups_per_step:
             raise ValueError(f"max_sampled_groups {self.max_sampled_groups} is below groups_per_step "
                              f"{self.groups_per_step}; raise it to about three times that")
@@ -97,41 +110,50 @@ class TGRPOJobConfig(SessionConfig):
 def run(config: TGRPOJobConfig) -> int:
     """Train, evaluate before and after, and write the run directory. Returns the exit status."""
     session = Session(config, "train tgrpo", config.steps)
-    questions = session.questions(config.evaluation, config.corruption.kinds)
+    sampling, learning = config.learn_only is None, not config.rollouts_only
+    questions = session.questions(config.evaluation, config.corruption.kinds) if sampling and learning else []
     with session:
-        session.start([*rollout_demands(config.engine, config.workers), learner_demand(config.learner)], plan(config))
-        sampler = session.start_sampler(config.rewards)
-        learner = session.start_learner(config.learner, "tgrpo", tgrpo=config.tgrpo, temperature=config.temperature)
-        stream = RolloutStream(config, session, sampler)
+        demands = rollout_demands(config.engine, config.workers, engines=sampling)
+        session.start([*demands, *([learner_demand(config.learner)] if learning else [])], plan(config))
+        sampler = session.start_sampler(config.rewards, engines=sampling)
+        learner = None
+        if learning:
+            learner = session.start_learner(config.learner, "tgrpo", tgrpo=config.tgrpo, temperature=config.temperature)
+        stream = RolloutStream(config, session, sampler) if sampling else ReplayStream(config, session.steps_done, sampler)
         with session.stops_well(learner, stream.state):
             before = session.evaluate(questions, step=0)
             with session.progress.phase("train"):
                 for step in range(session.steps_done, config.steps):
-                    train_step(config, session, stream, sampler, learner, step)
+                    train_step(session, stream, sampler, learner, step)
             after = session.evaluate(questions, step=config.steps)
-            session.finish(before, after, questions)
+            session.finish(before, after)
     return 0
 
 
-def train_step(config: TGRPOJobConfig, session: Session, stream: RolloutStream, sampler: GroupSampler, learner: Learner,
+def train_step(session: Session, stream: RolloutStream | ReplayStream, sampler: GroupSampler, learner: Learner | None,
                step: int) -> None:
     """Sample, score, learn, hand the new weights to the engines, record; with staleness, sample on while learning."""
     session.begin_step()
     with session.phase("rollout"):
-        batch = stream.collect()
-    if not batch.groups:
-        raise SquallError(f"step {step}: none of {batch.sampled} groups had reward variance or survived "
-                          f"({dict(drop_counts(batch))}); raise temperature or severity, or max_sampled_groups")
-    with session.phase("learn"):
-        learner.begin(train_batch(step, batch))
-        while (result := learner.poll(POLL_S)) is None:
-            stream.pump(0.0, learning=True)
-    with session.phase("sync"):
-        sampler.update_weights(step + 1)
+        batch = stream.collect(session.check_stop)
+    result: dict[str, Any] = {}
+    if learner is not None:
+        if not batch.groups:
+            raise SquallError(f"step {step}: none of {batch.sampled} groups had reward variance or survived "
+                              f"({dict(drop_counts(batch))}); raise temperature or severity, or max_sampled_groups")
+        with session.phase("learn"):
+            learner.begin(train_batch(step, batch))
+            while (learned := learner.poll(POLL_S)) is None:
+                stream.pump(0.0, learning=True)
+            result = learned
+        if sampler.engines:
+            with session.phase("sync"):
+                sampler.update_weights(step + 1)
     with session.phase("record"):
         session.store.write(step, batch.groups, [(reason, group.scored) for reason, group in batch.dropped])
         session.consume(step, batch.outcomes)
-    session.record_step(step + 1, step_metrics(step, batch, result))
+    metrics = rollout_metrics(step, batch) | (learner_metrics(result) if result else {})
+    session.record_step(step + 1, metrics, result.get("spans", ()))
     session.save_if_due(learner, stream.state())
 
 
@@ -182,17 +204,22 @@ class RolloutStream:
     """The rollout side of the loop: questions in their order, sampled as admission allows."""
 
     def __init__(self, config: TGRPOJobConfig, session: Session, sampler: GroupSampler) -> None:
-        self._config, self._session, self._sampler = config, session, sampler
+        self._config, self._sampler = config, sampler
         self._order = QuestionOrder(config, session.manifest.samples)
         self._queue = AdmissionQueue(config.groups_per_step, config.max_staleness, config.max_sampled_groups,
                                      steps=config.steps - session.steps_done, cursor=session.resumed.state.get("cursor", 0))
 
-    def collect(self) -> StepBatch:
-        """Sample until the groups of the next step are there; with staleness they may be already."""
+    def collect(self, meanwhile: Callable[[], None]) -> StepBatch:
+        """Sample until the groups of the next step are there; with staleness they may be already.
+
+        Args:
+            meanwhile: called now and then; an exception of it leaves everything for a resumed run.
+        """
+        meanwhile()
         while (settled := self._queue.take()) is None:
             self.pump(0.5, learning=False)
-            self._session.check_stop()
-        return StepBatch(settled)
+            meanwhile()
+        return StepBatch([entry.content for entry in settled])
 
     def pump(self, timeout_s: float, learning: bool) -> None:
         """Start what may be started and take in what has come back, waiting up to `timeout_s` seconds for the first."""
@@ -206,6 +233,59 @@ class RolloutStream:
         """What a resumed run needs: questions before `cursor` were consumed; the pending ones are asked again."""
         pending = [self._order.plan(position).group_id for position in self._queue.pending]
         return {"cursor": self._queue.taken, "pending": pending}
+
+
+class ReplayStream:
+    """Steps as another run sampled them: answers, rewards and advantages from its rollouts, clips rendered again."""
+
+    def __init__(self, config: TGRPOJobConfig, step: int, sampler: GroupSampler) -> None:
+        self._store, self._sampler, self._step = RolloutStore(config.learn_only / "rollouts"), sampler, step
+
+    def collect(self, meanwhile: Callable[[], None]) -> StepBatch:
+        """The next stored step.
+
+        Raises:
+            DataError: the step is not stored, its file is damaged, or a clip is no longer what the answers were about.
+        """
+        meanwhile()
+        groups = self._store.read(self._step)
+        dropped = self._store.read_dropped(self._step)
+        prepared = self._sampler.prepare([replay_plan(group) for group in groups])
+        judged = [Judged(group.scored.sampled.group_id, None, group, same_clips(group, clips))
+                  for group, clips in zip(groups, prepared, strict=True)]
+        left_out = [Judged(group.sampled.group_id, reason, TrainGroup(group, (None,) * len(group.sampled.rollouts)))
+                    for reason, group in dropped]
+        self._step += 1
+        return StepBatch([*judged, *left_out])
+
+    def pump(self, timeout_s: float, learning: bool) -> None:
+        """Nothing is sampled."""
+
+    def state(self) -> dict[str, Any]:
+        """What a resumed run needs."""
+        return {"cursor": self._step}
+
+
+def replay_plan(group: TrainGroup) -> GroupPlan:
+    """How to render the clips of a stored group that its trained answers are about."""
+    sampled = group.scored.sampled
+    branches = Counter(rollout.branch for rollout, advantage in zip(sampled.rollouts, group.advantages, strict=True)
+                       if advantage is not None)
+    return GroupPlan(sampled.group_id, sampled.sample, sampled.corruption, branches, sampled.rollouts[0].sampling)
+
+
+def same_clips(group: TrainGroup, prepared: Prepared) -> Mapping[str, Any]:
+    """References to a stored group's clips, if they are the same bytes as those that the engine saw."""
+    sampled = group.scored.sampled
+    if prepared.failure is not None:
+        raise DataError(prepared.failure.message, sample_id=sampled.sample.id, reason=prepared.failure.reason)
+    for branch, name in prepared.clip_hashes.items():
+        if name != sampled.clip_hashes[branch]:
+            raise DataError(f"sample {sampled.sample.id}: its {branch} clip is {name} now and was "
+                            f"{sampled.clip_hashes[branch]} when it was sampled; {sampled.sample.media}, data.frames or the "
+                            "corruption code has changed",
+                            sample_id=sampled.sample.id, reason="clip_changed")
+    return prepared.clips
 
 
 def plan_group(config: TGRPOJobConfig, sample: VideoSample, epoch: int) -> GroupPlan:
@@ -257,8 +337,7 @@ def permute_rewards(group: ScoredGroup, seed: int) -> ScoredGroup:
 class StepBatch:
     """What one step consumed: groups to train on in stream order, the others by reason, clips by hash."""
 
-    def __init__(self, settled: Sequence[Settled]) -> None:
-        judged: list[Judged] = [entry.content for entry in settled]
+    def __init__(self, judged: Sequence[Judged]) -> None:
         self.sampled = len(judged)
         self.outcomes = [(entry.group_id, entry.reason or "trained") for entry in judged]
         self.groups = [entry.group for entry in judged if entry.reason is None]
@@ -281,11 +360,10 @@ def train_batch(step: int, batch: StepBatch) -> TrainBatch:
     return TrainBatch(step, sequences, {sequence.clip_hash: batch.clips[sequence.clip_hash] for sequence in sequences})
 
 
-def step_metrics(step: int, batch: StepBatch, result: Mapping[str, Any]) -> dict[str, float]:
-    """The numbers of one step under the names that tracker and report use."""
-    groups = batch.all_groups
+def rollout_metrics(step: int, batch: StepBatch) -> dict[str, float]:
+    """What was sampled in a step, under the names that tracker and report use."""
     statistics: dict[str, list[float]] = {}
-    for group in groups:
+    for group in batch.all_groups:
         for name, value in group.statistics.items():
             statistics.setdefault(name, []).append(value)
     means = {name: float(np.mean(values)) for name, values in statistics.items()}
@@ -295,16 +373,22 @@ def step_metrics(step: int, batch: StepBatch, result: Mapping[str, Any]) -> dict
         "reward/mean": means.get("reward_mean"), "reward/std": means.get("reward_std"),
         **{f"accuracy/{branch.value}": means.get(f"accuracy_{branch.value}") for branch in Branch},
         "contrast/effective": max(trained, default=0.0), "contrast/gap": means.get("contrast_gap"),
-        "loss": result["loss"], "kl": result["kl"], "clip_fraction": result["clipped_tokens"],
-        "ratio": result["ratio"], "entropy": result["entropy"], "mismatch/abs_logprob": result["mismatch"],
-        "tis/mean": result["importance"], "tis/max": result["importance_max"],
-        "tis/capped": result["importance_capped_tokens"],
-        "learning_rate": result["learning_rate"], "grad_norm": result["grad_norm"], "tokens": result["tokens"],
-        "staleness/mean": np.mean(ages), "staleness/max": max(ages),
+        "staleness/mean": np.mean(ages) if ages else None, "staleness/max": max(ages, default=None),
         "groups/sampled": batch.sampled, "groups/trained": len(batch.groups),
         **{f"dropped/{reason}": count for reason, count in drop_counts(batch).items()},
     }
     return {name: float(value) for name, value in renamed.items() if value is not None}
+
+
+def learner_metrics(result: Mapping[str, Any]) -> dict[str, float]:
+    """What the learner reports of a step, under the names that tracker and report use."""
+    return {
+        "loss": result["loss"], "kl": result["kl"], "clip_fraction": result["clipped_tokens"],
+        "ratio": result["ratio"], "entropy": result["entropy"], "mismatch/abs_logprob": result["mismatch"],
+        "tis/mean": result["importance"], "tis/max": result["importance_max"],
+        "tis/capped": result["importance_capped_tokens"], "learning_rate": result["learning_rate"],
+        "grad_norm": result["grad_norm"], "tokens": result["tokens"],
+    }
 
 
 def drop_counts(batch: StepBatch) -> Counter[str]:
