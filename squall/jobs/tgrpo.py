@@ -23,6 +23,7 @@ from squall.algorithms.corruption import sample_spec
 from squall.algorithms.rewards import RewardConfig
 from squall.algorithms.tgrpo import TGRPOConfig, group_advantages, has_signal, preset
 from squall.jobs import heldout
+from squall.jobs.planning import budget_lines, show_plan
 from squall.jobs.session import (
     CorruptionConfig,
     Session,
@@ -75,6 +76,10 @@ class TGRPOJobConfig(SessionConfig):
     """Train on the stored rollouts of this run directory; no engine is started."""
     shuffle_rewards: bool = False
     """Control that must not gain: permute the rewards over the answers of each branch before advantages are taken."""
+    plan: bool = False
+    """Print the plan, memory and time by arithmetic included, and stop; needs neither GPUs nor the model's files."""
+    gpu_memory_gib: float = Field(80.0, gt=0)
+    """Memory of a GPU for the plan of a machine that has none here."""
 
     @model_validator(mode="before")
     @classmethod
@@ -109,12 +114,15 @@ class TGRPOJobConfig(SessionConfig):
 
 def run(config: TGRPOJobConfig) -> int:
     """Train, evaluate before and after, and write the run directory. Returns the exit status."""
-    session = Session(config, "train tgrpo", config.steps)
     sampling, learning = config.learn_only is None, not config.rollouts_only
+    demands = [*rollout_demands(config.engine, config.workers, engines=sampling),
+               *([learner_demand(config.learner)] if learning else [])]
+    if config.plan:
+        return show_plan(config, plan(config), demands)
+    session = Session(config, "train tgrpo", config.steps)
     questions = session.questions(config.evaluation, config.corruption.kinds) if sampling and learning else []
     with session:
-        demands = rollout_demands(config.engine, config.workers, engines=sampling)
-        session.start([*demands, *([learner_demand(config.learner)] if learning else [])], plan(config))
+        session.start(demands, plan(config))
         sampler = session.start_sampler(config.rewards, engines=sampling)
         learner = None
         if learning:
@@ -174,6 +182,7 @@ def plan(config: TGRPOJobConfig) -> list[str]:
         f"{answers} answers trained in {config.learner.updates_per_step} update(s) on {config.learner.workers} worker(s)",
         f"corruptions: {', '.join(config.corruption.kinds)} at severity {config.corruption.severity[0]:g} to "
         f"{config.corruption.severity[1]:g}",
+        *budget_lines(config),
     ]
 
 
