@@ -64,6 +64,14 @@ JOBS: tuple[Job, ...] = (
         config="DemoConfig",
     ),
     Job(
+        command=("ask",),
+        summary="Ask a model about one clip, clean and corrupted, and see the answers side by side",
+        example='squall ask clip.mp4 "What colour is the moving shape?" options="[blue, white]" corruption=rain',
+        module="squall.jobs.ask",
+        config="AskConfig",
+        arguments=("video", "question"),
+    ),
+    Job(
         command=("doctor",),
         summary="Say what this machine has and what that means for a job",
         example="squall doctor",

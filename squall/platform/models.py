@@ -9,6 +9,7 @@ from pydantic import Field
 
 from squall.platform.config import Config
 from squall.platform.errors import ConfigError
+from squall.platform.records import Clip, MediaType
 
 if TYPE_CHECKING:
     from transformers import PreTrainedModel, ProcessorMixin
@@ -109,3 +110,34 @@ def banned_token_ids(processor: ProcessorMixin) -> list[int]:
 def render_prompt(processor: ProcessorMixin, messages: list[dict[str, Any]]) -> str:
     """Chat messages as the text that both engine and learner are given, ready for the assistant's answer."""
     return processor.apply_chat_template(messages, tokenize=False, add_generation_prompt=True)
+
+
+def count_prompt_tokens(processor: ProcessorMixin, prompt: str, clip: Clip) -> int:
+    """Tokens of a rendered prompt with its clip's vision tokens, as the engine will count them."""
+    if clip.media_type is MediaType.IMAGE:
+        encoded = processor(text=[prompt], images=[clip.frames[0]])
+    else:
+        metadata = clip.video_metadata()
+        sample = metadata.pop("do_sample_frames")  # the engine reads it as metadata, the processor as an argument
+        encoded = processor(text=[prompt], videos=[clip.frames], video_metadata=[metadata], do_sample_frames=sample)
+    return len(encoded["input_ids"][0])
+
+
+def longest_sequence(path: str) -> int | None:
+    """Most tokens that a local model directory's positions allow; None where config.json does not say."""
+    return _text_config(path).get("max_position_embeddings")
+
+
+def stored_dtype(path: str) -> str:
+    """Type in which a model directory's weights are stored; for an id of the hub bfloat16, as it is of all published ones."""
+    config = _text_config(path)
+    return config.get("dtype") or config.get("torch_dtype") or "bfloat16"
+
+
+def _text_config(path: str) -> dict[str, Any]:
+    """Top level of config.json with the language model's own entries on top; empty for an id of the hub."""
+    import json
+
+    config_file = Path(path) / "config.json"
+    config = json.loads(config_file.read_text(encoding="utf-8")) if config_file.is_file() else {}
+    return {**config, **config.get("text_config", {})}

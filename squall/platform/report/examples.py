@@ -124,10 +124,11 @@ def _card(example: ExampleClip | TrainingExample) -> dict[str, Any]:
         clips.append((caption, f"severity {example.severity:.2g}", animate(pair.corrupted, pair.fps)))
     corruption = f"{example.corruption.replace('_', ' ')}, severity {example.severity:.2g}" if example.corruption else ""
     return {"sample": example.sample, "clips": clips, "problem": pair.problem, "corruption": corruption,
-            "options": [(option, _is_solution(option, example.sample.solution)) for option in example.sample.options]}
+            "options": [(option, is_solution(option, example.sample.solution)) for option in example.sample.options]}
 
 
-def _is_solution(option: str, solution: str) -> bool:
+def is_solution(option: str, solution: str) -> bool:
+    """Whether an option such as ``B. blue`` is the one that a solution names by letter or by words."""
     letter, dot, words = option.partition(".")
     accepted = {option.strip(), words.strip()} | ({letter.strip()} if dot else set())
     return solution.strip().rstrip(".") in accepted

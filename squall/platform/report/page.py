@@ -78,7 +78,7 @@ def write_report(
     held-out ones. config.yaml and provenance.json are read from the run directory.
     """
     effects = [_effect(name, name, results[name]) for name in ("corrupted", "clean") if name in results]
-    page = _environment().get_template("page.html.jinja").render(
+    page = template_environment().get_template("page.html.jinja").render(
         title=title,
         run_name=run.name,
         status=status,
@@ -102,7 +102,8 @@ def write_report(
     return run.report
 
 
-def _environment() -> Environment:
+def template_environment() -> Environment:
+    """Templates of this folder, with escaping and the filters that they use."""
     environment = Environment(loader=FileSystemLoader(Path(__file__).parent), autoescape=True,
                               undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     environment.filters |= {"signed": signed, "duration": duration, "spread": lambda n: f"{n:,}".replace(",", "\u202f"),
