@@ -59,9 +59,9 @@ class AskConfig(Config):
     solution: str | None = None
     """Right answer, such as B; answers are marked right or wrong by it."""
     problem_type: ProblemType | None = None
-    """`multiple choice` (default with options), `free-form` (default without), `numerical`, `OCR` or `regression`."""
+    """How the answer is asked for and compared; by default multiple choice with options and free-form without."""
     media_type: MediaType | None = None
-    """`video` or `image`; by default what the file's name ends in says."""
+    """By default what the file's name ends in says."""
     manifest: Path | None = None
     """Manifest to take a question from, in place of VIDEO and QUESTION."""
     sample: str | None = None

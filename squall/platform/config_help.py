@@ -53,6 +53,8 @@ def _type_name(annotation: Any) -> str:
         return f"{getattr(origin, '__name__', origin)}[{', '.join(_type_name(part) for part in arguments)}]"
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return "section"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return " | ".join(str(member.value) for member in annotation)
     return getattr(annotation, "__name__", str(annotation))
 
 

@@ -11,6 +11,7 @@ from pydantic import Field, ValidationError
 from squall.platform.config import Config, dump_yaml, load_config, packaged_configs
 from squall.platform.config_help import describe_keys
 from squall.platform.errors import ConfigError
+from squall.platform.records import MediaType
 
 
 class OptimiserConfig(Config):
@@ -153,6 +154,13 @@ def test_described_keys() -> None:
     betas = lines.index("  optimiser.betas: tuple[float, float] = [0.9, 0.95]")
     assert lines[betas + 1] == "      Decay of the moments."
     assert "  path: str (required)" in describe_keys(ModelConfig)
+
+
+def test_described_choices() -> None:
+    class Choice(Config):
+        media: MediaType | None = None
+
+    assert describe_keys(Choice) == "  media: video | image | null = null"
 
 
 def test_off_is_a_word_and_true_a_switch(tmp_path: Path) -> None:
