@@ -217,13 +217,12 @@ def group_tokens(config: TGRPOJobConfig, shape: ModelShape) -> GroupTokens:
 def learner_layout(config: TGRPOJobConfig, group: GroupTokens, workers: int | None = None) -> LearnerLayout:
     """How the learner of a configuration holds and trains its policy."""
     learner, model = config.learner, config.model
-    sequences = learner.sequences_per_microbatch
-    tokens = sequences * min(config.engine.max_model_len, group.sequence)
+    tokens = learner.sequences_per_microbatch * min(config.engine.max_model_len, group.sequence)
+    clips, answers = group.composition(tokens, SHARED_PROMPTS)
     return LearnerLayout(
         workers=workers or learner.workers, zero_stage=learner.optimiser.zero_stage, dtype=model.dtype, tokens_per_pass=tokens,
-        vision_tokens_per_pass=sequences * group.clip, answer_tokens_per_pass=sequences * group.answer,
-        reference=config.tgrpo.kl_beta > 0, train_vision=model.train_vision,
-        lora_rank=model.lora.rank if model.lora is not None else None,
+        vision_tokens_per_pass=clips, answer_tokens_per_pass=answers, reference=config.tgrpo.kl_beta > 0,
+        train_vision=model.train_vision, lora_rank=model.lora.rank if model.lora is not None else None,
         offload_optimiser=learner.optimiser.offload_optimiser)
 
 

@@ -113,6 +113,15 @@ class GroupTokens:
         """Tokens that a learner sees when every answer brings its prompt along."""
         return sum(count * self.sequence for count in self.trained.values())
 
+    def encoded_clips(self, shared: bool) -> int:
+        """Clips that a learner encodes for a group."""
+        return sum(1 if shared else count for count in self.trained.values() if count)
+
+    def composition(self, tokens: int, shared: bool) -> tuple[int, int]:
+        """How many of the tokens of a pass are of clips, and how many are predicted."""
+        whole, answers = self.shared if shared else self.naive, sum(self.trained.values()) * self.answer
+        return tokens * self.encoded_clips(shared) * self.clip // whole, tokens * answers // whole
+
 
 @dataclass(frozen=True, slots=True)
 class Memory:
@@ -307,9 +316,8 @@ def learner_seconds(shape: ModelShape, layout: LearnerLayout, group: GroupTokens
                     speed: GpuSpeed = DEFAULT_SPEED) -> float:
     """Seconds to train on `groups` groups; `shared` says whether answers of a branch share their prompt."""
     trained = sum(group.trained.values())
-    clips = sum(1 for count in group.trained.values() if count) if shared else trained
     operations = learner_operations(shape, layout, groups * (group.shared if shared else group.naive),
-                                    groups * clips * group.clip, groups * trained * group.answer, updates)
+                                    groups * group.encoded_clips(shared) * group.clip, groups * trained * group.answer, updates)
     return operations / (LEARNER_EFFICIENCY * speed.operations * layout.workers)
 
 

@@ -130,6 +130,9 @@ def test_a_shared_prompt_counts_once_for_each_branch() -> None:
     group = GroupTokens(1024, 200, 768, {"corrupted": 8}, {"clean": 2, "corrupted": 8, "shuffled": 4})
     assert (group.prompt, group.sequence) == (1224, 1992)
     assert (group.shared, group.naive) == (1224 + 8 * 768, 8 * 1992) == (7368, 15_936)
+    # of a pass of 14,736 tokens, twice the shared group: 2 clips and 16 answers; of one sequence, one each
+    assert group.composition(14_736, shared=True) == (2 * 1024, 16 * 768)
+    assert group.composition(1992, shared=False) == (1024, 768)
     both = replace(group, trained={"corrupted": 8, "clean": 4})
     assert (both.shared, both.naive) == (2 * 1224 + 12 * 768, 12 * 1992)
 
