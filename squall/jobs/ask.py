@@ -127,7 +127,7 @@ def to_asked(view: View, sample: VideoSample, clean: View) -> AskedView:
             good = meaning == usual
             verdict = "as clean" if good else "changed"
         answers.append(AskedAnswer(with_words(final_answer(first), sample), extract_think(first.text), first.text, len(indices),
-                                   verdict, good, oddity(first)))
+                                   verdict, good, oddity(first, sample)))
     severity = None if view.corruption is None else view.corruption.severity
     return AskedView(view.name, severity, view.clip.frames, view.clip.fps, tuple(answers))
 
@@ -152,11 +152,17 @@ def score_text(score: float) -> str:
     return word if score in (0.0, 1.0) else f"{word}, {score:.2f}"
 
 
-def oddity(rollout: Rollout) -> str | None:
+def oddity(rollout: Rollout, sample: VideoSample) -> str | None:
     """What a reader must know to judge an answer."""
     if rollout.finish_reason == "length":
         return f"cut off after max_tokens {rollout.sampling.max_tokens:,}"
-    return "no answer tag: the whole text counts as none" if extract_answer(rollout.text) is None else None
+    if extract_answer(rollout.text) is None:
+        return "no answer tag: the whole text counts as none"
+    kind = sample.problem_type
+    letters = {canonical_answer(option, kind) for option in sample.options}
+    if kind is ProblemType.MULTIPLE_CHOICE and canonical_answer(final_answer(rollout), kind) not in letters:
+        return "none of the options"
+    return None
 
 
 def closing_line(question: Question, views: Sequence[View], seconds: dict[str, float]) -> str:

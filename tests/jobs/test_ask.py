@@ -233,6 +233,9 @@ def test_odd_answers_say_what_is_odd() -> None:
     assert (plain.final, plain.note, plain.verdict) == ("white", "no answer tag: the whole text counts as none", "wrong, 0.50")
     cut = to_asked(view(["<think>so"], None, False, "length"), graded, view(["x"], None, False)).answers[0]
     assert cut.note == "cut off after max_tokens 9"
+    fifth, second = (to_asked(view([f"<answer>{a}</answer>"], None, False), QUESTION, view(["x"], None, False)).answers[0]
+                     for a in "EB")
+    assert (fifth.final, fifth.note, second.note) == ("E", "none of the options", None)
 
 
 def test_the_table_shows_question_inputs_answers_and_verdicts() -> None:
