@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 from rich.console import Console
 
 from squall.actors.cluster import Demand, ResourcePlan
+from squall.algorithms.scoring import VOCABULARY_CHUNK
 from squall.platform.budget import (
     DEFAULT_SPEED,
     RUNTIME_BYTES,
@@ -37,12 +38,10 @@ from squall.platform.shapes import BYTES, ModelShape, find_shape
 if TYPE_CHECKING:
     from squall.jobs.tgrpo import TGRPOJobConfig
 
-SHARED_PROMPTS = False
-"""Whether the learner encodes a clip and its prompt once for all answers about it."""
 PROMPT_TOKENS, QUESTION_TOKENS = 200, 50
 """Allowed for question, options and chat markers, with a request to think and without one."""
 USEFUL_SHARE = 0.5
-"""Share of sampled groups that have reward variance, where nothing is known yet; `tgrpo.GroupStream` starts with the same."""
+"""Share of sampled groups that have reward variance, where nothing is known yet."""
 WORTH_MOVING = 0.95
 """Another division of the GPUs is proposed when it takes less than this share of the time."""
 BALANCED = 1.15
@@ -147,9 +146,10 @@ class _Budget:
     def tokens(self) -> Iterator[str]:
         """Tokens of a clip, a question and a group."""
         group, trained = self._group, sum(self._group.trained.values())
+        takes = "shared" if self._config.learner.shared_prefix else "without"
         yield (f"tokens: clip up to {group.clip:,} + text ~{group.text} + answer up to {group.answer:,}; the {trained} trained "
                f"answers of a group are {group.shared:,} with the prompt shared, {group.naive:,} without "
-               f"({group.naive / group.shared:.1f}x); the learner takes them {'shared' if SHARED_PROMPTS else 'without'}")
+               f"({group.naive / group.shared:.1f}x); the learner takes them {takes}")
         block, multiple = self._shape.vision.block, self._config.data.frames.size_multiple
         if multiple % block:
             yield (f"TO MEND: data.frames.size_multiple is {multiple} and this model's blocks are {block} pixels, so that its "
@@ -182,20 +182,21 @@ class _Budget:
         sampled = min(config.max_sampled_groups, round(config.groups_per_step / USEFUL_SHARE))
         rollout = rollout_seconds(shape, self._engine, self._group, sampled, engines, self._found.cache_tokens, self._speed)
         layout = learner_layout(config, self._group, workers)
-        return StepTime(rollout, learner_seconds(shape, layout, self._group, config.groups_per_step, SHARED_PROMPTS,
-                                                 config.learner.updates_per_step, self._speed))
+        learn = learner_seconds(shape, layout, self._group, config.groups_per_step, config.learner.shared_prefix,
+                                config.learner.updates_per_step, self._speed)
+        return StepTime(rollout, learn)
 
     def _best_division(self) -> tuple[int, int]:
-        """(engines, learner workers) on as many GPUs that take the least time; the answers must divide over the workers."""
+        """(engines, learner workers) on as many GPUs that take the least time; every worker needs a group of each update."""
         config = self._config
         now = (config.engine.count, config.learner.workers)
         if config.learner.gpus != 1 or config.engine.gpus != self._engine.tensor_parallel:
             return now
-        split, answers = self._engine.tensor_parallel, config.groups_per_step * sum(self._group.trained.values())
+        split = self._engine.tensor_parallel
         gpus = now[0] * split + now[1]
         choices = [(count, gpus - count * split) for count in range(1, (gpus - 1) // split + 1)]
         allowed = [(engines, workers) for engines, workers in choices
-                   if answers % (workers * config.learner.updates_per_step) == 0 and self._learner_fits(workers)]
+                   if workers * config.learner.updates_per_step <= config.groups_per_step and self._learner_fits(workers)]
         return min([now, *allowed], key=lambda choice: self._step(*choice).total)
 
     def _learner_fits(self, workers: int) -> bool:
@@ -217,13 +218,15 @@ def group_tokens(config: TGRPOJobConfig, shape: ModelShape) -> GroupTokens:
 def learner_layout(config: TGRPOJobConfig, group: GroupTokens, workers: int | None = None) -> LearnerLayout:
     """How the learner of a configuration holds and trains its policy."""
     learner, model = config.learner, config.model
-    tokens = learner.sequences_per_microbatch * min(config.engine.max_model_len, group.sequence)
-    clips, answers = group.composition(tokens, SHARED_PROMPTS)
+    whole = config.groups_per_step * (group.shared if learner.shared_prefix else group.naive)
+    tokens = min(max(learner.tokens_per_microbatch, group.sequence), whole)
+    clips, answers = group.composition(tokens, learner.shared_prefix)
     return LearnerLayout(
         workers=workers or learner.workers, zero_stage=learner.optimiser.zero_stage, dtype=model.dtype, tokens_per_pass=tokens,
         vision_tokens_per_pass=clips, answer_tokens_per_pass=answers, reference=config.tgrpo.kl_beta > 0,
         train_vision=model.train_vision, lora_rank=model.lora.rank if model.lora is not None else None,
-        offload_optimiser=learner.optimiser.offload_optimiser)
+        offload_optimiser=learner.optimiser.offload_optimiser, recompute=learner.gradient_checkpointing,
+        vocabulary_at_once=VOCABULARY_CHUNK)
 
 
 def _sum(memory: Memory) -> str:

@@ -13,8 +13,8 @@ from rich.table import Table
 from rich.text import Text
 
 from squall.platform.records import VideoSample
-from squall.platform.report.images import animate
 from squall.platform.report.examples import is_solution
+from squall.platform.report.images import animate
 from squall.platform.report.page import template_environment
 from squall.platform.runs import write_text
 

@@ -78,7 +78,7 @@ def bound(metrics: Sequence[Mapping[str, Any]], max_staleness: int) -> str:
         return (f"Rollouts bound the step: {waits}. More engines (engine.count) shorten it, or fewer or shorter answers "
                 "(max_sampled_groups, max_tokens).")
     return (f"Learning bounds the step: {waits}. More learner workers (learner.workers) shorten it, or larger micro-batches "
-            "(learner.sequences_per_microbatch).")
+            "(learner.tokens_per_microbatch).")
 
 
 def _longest_step(metrics: Sequence[Mapping[str, Any]]) -> float:
