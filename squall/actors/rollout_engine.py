@@ -34,6 +34,9 @@ class EngineConfig(Config):
     """CPUs that Ray reserves for each engine; without a GPU its whole part is the number of compute threads."""
     gpus: float = Field(0.0, ge=0)
     """GPUs that Ray reserves for each engine; 0 runs on the CPU."""
+    colocate: bool = False
+    """Give the GPU's memory to the learner while it learns: the engine sleeps, and wakes for new weights. For one GPU: set
+    engine.gpus and learner.gpus to 0.5 each."""
     dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
     """Type of weights and activations; auto takes the learner's."""
     max_model_len: int = Field(1024, ge=16)
@@ -97,7 +100,7 @@ class RolloutEngine:
         self._bias = dict.fromkeys(banned_token_ids(load_processor(model_path)), BAN_BIAS)
         self._loop = asyncio.get_running_loop()
         self._llm = _start_llm(model_path, config)
-        self._versioned = False
+        self._versioned = self._asleep = False
         self._updating = asyncio.Lock()
         self._counts = {"requests": 0, "answers": 0, "tokens": 0, "weight_updates": 0}
         self._active = 0
@@ -149,11 +152,19 @@ class RolloutEngine:
 
         await self._llm.init_weight_transfer_engine(WeightTransferInitRequest(init_info=init_info))
 
+    async def sleep(self) -> None:
+        """Let running requests end, then give back the GPU's memory until the next weight update; new requests wait."""
+        await self._llm.sleep(level=2, mode="wait")
+        self._asleep = True
+
     async def start_weight_update(self) -> None:
-        """Let running requests end and hold new ones back until `finish_weight_update`."""
+        """Let running requests end and hold new ones back until `finish_weight_update`; an engine asleep wakes half."""
         await self._updating.acquire()
         self._update_started = time.monotonic()
-        await self._llm.pause_generation(mode="wait", clear_cache=False)
+        if self._asleep:
+            await self._llm.wake_up(tags=["weights"])
+        else:
+            await self._llm.pause_generation(mode="wait", clear_cache=False)
         await self._llm.start_weight_update()
 
     async def update_weights(self, update_info: dict[str, Any]) -> None:
@@ -177,10 +188,14 @@ class RolloutEngine:
         tower has learned.
         """
         await self._llm.finish_weight_update(str(version))
-        await self._llm.reset_prefix_cache()
-        if vision_changed:
-            await self._llm.reset_encoder_cache()
-        await self._llm.resume_generation()
+        if self._asleep:  # its caches went when it fell asleep
+            await self._llm.wake_up(tags=["kv_cache"])
+            self._asleep = False
+        else:
+            await self._llm.reset_prefix_cache()
+            if vision_changed:
+                await self._llm.reset_encoder_cache()
+            await self._llm.resume_generation()
         self._sync_s = time.monotonic() - self._update_started
         self._counts["weight_updates"] += 1
         self._updating.release()
@@ -251,7 +266,7 @@ def _start_llm(model_path: str, config: EngineConfig) -> Any:
         weight_transfer_config=WeightTransferConfig(backend=VLLM_NAMES[config.weight_transfer]),
     )
     if config.gpus:
-        arguments["gpu_memory_utilization"] = config.gpu_memory_utilization
+        arguments.update(gpu_memory_utilization=config.gpu_memory_utilization, enable_sleep_mode=config.colocate)
     else:
         # vLLM rewinds a seeded request's generator after a partial prefill, which a CPU generator cannot do: it dies.
         arguments.update(enable_chunked_prefill=False, skip_mm_profiling=True)

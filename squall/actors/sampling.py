@@ -376,6 +376,15 @@ class GroupSampler:
         """Handles of the rollout engines."""
         return tuple(worker.actor for worker in self._supervisor.workers if worker.role == "engine")
 
+    def sleep(self) -> None:
+        """Have every engine give back its GPU's memory until the next `update_weights`."""
+        calls = [(worker, worker.actor.sleep.remote()) for worker in self._supervisor.of("engine")]
+        for worker, call in calls:
+            try:
+                ray.get(call, timeout=self._config.engine.request_timeout_s)
+            except RayError as error:
+                self._supervisor.suspect(worker, last_line(error))
+
     def connect(self, publish: Publisher) -> None:
         """Say who hands weights to the engines, for `update_weights` and for an engine that comes back after it died."""
         self._publish = publish

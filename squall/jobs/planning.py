@@ -114,6 +114,12 @@ class _Budget:
         yield f"memory per learner GPU: {_sum(memory)} of {_gib(room)}" + (" that its engine leaves" if shared else "")
         if host := host_optimiser_bytes(self._shape, self._learner):
             yield f"host memory: optimiser {_gib(host)} GiB over all learner workers"
+        resting, left = memory.total - memory.parts["activations"], self._gpu_memory * (1 - self._engine.utilization)
+        if self._config.engine.colocate:
+            yield f"while the engine samples the learner keeps {_gib(resting)} of the {_gib(left)} GiB that it leaves"
+            if resting > left:
+                yield (f"DOES NOT FIT: the learner keeps {_gib(resting)} GiB and the engine leaves {_gib(left)}; lower "
+                       "engine.gpu_memory_utilization, or set learner.optimiser.offload_optimiser or model.lora")
         if memory.total > room:
             remedies = learner_remedies(self._shape, self._learner, room - RUNTIME_BYTES)
             change = f"enough would be {' or '.join(remedies)}" if remedies else "more GPUs or a smaller model are needed"
@@ -121,6 +127,8 @@ class _Budget:
 
     def _learner_room(self) -> tuple[float, bool]:
         """Bytes that a learner GPU has, and whether an engine takes its share of the same GPU."""
+        if self._config.engine.colocate:  # it sleeps while the learner needs the most
+            return self._gpu_memory, False
         shared = self._config.learner.gpus < 1 and self._config.engine.gpus < 1 and self._config.engine.gpus > 0
         return self._gpu_memory * (1 - self._engine.utilization if shared else 1), shared
 
@@ -169,7 +177,8 @@ class _Budget:
         side, ratio = ("learner", step.learn / step.rollout) if step.learn > step.rollout else (
             "rollouts", step.rollout / step.learn)
         bound = "neither side" if ratio < BALANCED else f"{side}, {ratio:.1f} times the other side"
-        line = (f"bound by: {bound} (rollouts {step.rollout:.0f} s, learner {step.learn:.0f} s a step, one after the other; by "
+        turns = "at the same time" if step.overlapped else "one after the other (max_staleness=1 overlaps them)"
+        line = (f"bound by: {bound} (rollouts {step.rollout:.0f} s, learner {step.learn:.0f} s a step, {turns}; by "
                 f"arithmetic for {self._speed.name} GPUs, half of the sampled groups useful, answers at their longest)")
         moved = self._step(*better)
         if moved.total < WORTH_MOVING * step.total:
@@ -184,7 +193,7 @@ class _Budget:
         layout = learner_layout(config, self._group, workers)
         learn = learner_seconds(shape, layout, self._group, config.groups_per_step, config.learner.shared_prefix,
                                 config.learner.updates_per_step, self._speed)
-        return StepTime(rollout, learn)
+        return StepTime(rollout, learn, overlapped=config.max_staleness > 0)
 
     def _best_division(self) -> tuple[int, int]:
         """(engines, learner workers) on as many GPUs that take the least time; every worker needs a group of each update."""

@@ -99,6 +99,9 @@ class TGRPOJobConfig(SessionConfig):
             raise ValueError(
                 f"groups_per_step {self.groups_per_step} do not go round learner.workers {self.learner.workers} x "
                 f"learner.updates_per_step {self.learner.updates_per_step}; make it {split} or more")
+        if self.engine.colocate and self.max_staleness:
+            raise ValueError("engine.colocate puts the engines to sleep while the learner learns, and max_staleness "
+                             f"{self.max_staleness} lets them sample meanwhile: set max_staleness to 0")
         if self.rollouts_only and self.learn_only is not None:
             raise ValueError("rollouts_only samples without learning and learn_only learns without sampling: take one of them")
         if self.learn_only is not None:
@@ -132,14 +135,14 @@ def run(config: TGRPOJobConfig) -> int:
             before = session.evaluate(questions, step=0)
             with session.progress.phase("train"):
                 for step in range(session.steps_done, config.steps):
-                    train_step(session, stream, sampler, learner, step)
+                    train_step(config, session, stream, sampler, learner, step)
             after = session.evaluate(questions, step=config.steps)
             session.finish(before, after)
     return 0
 
 
-def train_step(session: Session, stream: RolloutStream | ReplayStream, sampler: GroupSampler, learner: Learner | None,
-               step: int) -> None:
+def train_step(config: TGRPOJobConfig, session: Session, stream: RolloutStream | ReplayStream, sampler: GroupSampler,
+               learner: Learner | None, step: int) -> None:
     """Sample, score, learn, hand the new weights to the engines, record; with staleness, sample on while learning."""
     session.begin_step()
     with session.phase("rollout"):
@@ -149,6 +152,9 @@ def train_step(session: Session, stream: RolloutStream | ReplayStream, sampler: 
         if not batch.groups:
             raise SquallError(f"step {step}: none of {batch.sampled} groups had reward variance or survived "
                               f"({dict(drop_counts(batch))}); raise temperature or severity, or max_sampled_groups")
+        if config.engine.colocate and sampler.engines:
+            with session.phase("sleep"):
+                sampler.sleep()
         with session.phase("learn"):
             learner.begin(train_batch(step, batch))
             while (learned := learner.poll(POLL_S)) is None:

@@ -290,14 +290,15 @@ def decode_bytes(shape: ModelShape, layout: EngineLayout, answers: float, answer
 
 @dataclass(frozen=True, slots=True)
 class StepTime:
-    """Seconds of one step's two halves, one after the other, each on all of its GPUs."""
+    """Seconds of one step's two halves, each on all of its GPUs, at the same time or one after the other."""
 
     rollout: float
     learn: float
+    overlapped: bool
 
     @property
     def total(self) -> float:
-        return self.rollout + self.learn
+        return max(self.rollout, self.learn) if self.overlapped else self.rollout + self.learn
 
 
 def rollout_seconds(shape: ModelShape, layout: EngineLayout, group: GroupTokens, groups: int, engines: int, cache_tokens: int,

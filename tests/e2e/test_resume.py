@@ -1,0 +1,142 @@
+"""A run whose workers are killed in flight, and which stops and resumes, consumes and learns what an undisturbed one does."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pytest
+import ray
+
+from squall.jobs import replay, tgrpo
+from squall.platform.config import load_config
+from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
+from squall.platform.store import RolloutStore
+from squall.platform.tracking import read_metrics
+
+pytestmark = [pytest.mark.cluster, pytest.mark.timeout(600)]
+STEPS = 6
+
+
+@pytest.fixture(scope="module")
+def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
+    folder = tmp_path_factory.mktemp("embedded")
+    made = build_dataset(EmbeddedDataConfig(directory=folder, train_clips=60, validation_clips=4, test_clips=4))
+    return [f"data.train={made['train']}", "evaluation.manifest=null", f"output={folder / 'runs'}", f"steps={STEPS}",
+            "groups_per_step=4", "max_sampled_groups=60", "checkpoint_every_steps=2"]
+
+
+@pytest.fixture(scope="module")
+def whole(overrides: list[str], ray_cluster: object) -> Path:
+    """The run directory of an undisturbed run."""
+    config = load_config(tgrpo.TGRPOJobConfig, "@demo", [*overrides, "name=whole"])
+    assert tgrpo.run(config) == 0
+    return config.output / "whole"
+
+
+def consumed(run: Path) -> Counter[tuple[int, str, str]]:
+    rows = [json.loads(line) for line in (run / "consumed.jsonl").read_text().splitlines()]
+    return Counter((row["step"], group, outcome) for row in rows for group, outcome in row["groups"].items())
+
+
+def losses(run: Path) -> list[float]:
+    return [row["loss"] for row in read_metrics(run / "metrics.jsonl") if "loss" in row]
+
+
+def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    return subprocess.Popen([sys.executable, "-m", "squall", "train", "tgrpo", *words], stdout=log.open("wb"),
+                            stderr=subprocess.STDOUT, env=environment)
+
+
+def wait_for(condition, process: subprocess.Popen[bytes], log: Path, what: str) -> None:
+    deadline = time.monotonic() + 200
+    while not condition():
+        assert process.poll() is None, f"the run ended before {what}:\n{log.read_text()}"
+        assert time.monotonic() < deadline, f"no {what}:\n{log.read_text()}"
+        time.sleep(0.05)
+
+
+def kill_at_work(role: str, process: subprocess.Popen[bytes], log: Path) -> None:
+    """SIGKILL a worker's process while the run's engine is answering."""
+    engine, worker = (ray.get_actor(f"{name}-0", namespace="squall-hurt") for name in ("engine", role))
+
+    def busy() -> bool:
+        return ray.get(engine.stats.remote(), timeout=60)["active_requests"] > 0
+
+    pid = ray.get(worker.ping.remote(), timeout=60)
+    wait_for(busy, process, log, "request in flight")
+    os.kill(pid, signal.SIGKILL)
+
+
+def test_kills_and_a_resume_change_neither_what_is_consumed_nor_what_is_learned(overrides: list[str], whole: Path,
+                                                                              tmp_path: Path) -> None:
+    run, log = whole.parent / "hurt", tmp_path / "log"
+    words = ["@demo", *overrides, "name=hurt"]
+    process = start(words, log)
+    wait_for(lambda: (run / "consumed.jsonl").exists(), process, log, "first step")
+    kill_at_work("engine", process, log)
+    again = [sys.executable, "-m", "squall", "train", "tgrpo", *words, "--resume"]
+    refused = subprocess.run(again, capture_output=True, text=True)
+    assert refused.returncode == 2 and "a live run is writing here" in refused.stderr
+    kill_at_work("reward", process, log)
+    wait_for((run / "checkpoints" / "step-000002").is_dir, process, log, "checkpoint")
+    process.send_signal(signal.SIGINT)
+    assert process.wait(timeout=120) == 0, log.read_text()
+    command = re.search(r"resume with: squall train tgrpo (\S+) --resume", log.read_text())
+    assert command and "stopped after step" in log.read_text()
+
+    assert start([command[1], "--resume"], log).wait(timeout=300) == 0, log.read_text()
+    assert consumed(run) == consumed(whole)
+    assert max(Counter(group for _, group, _ in consumed(run)).values()) == 1
+    assert losses(run) == pytest.approx(losses(whole), rel=1e-3, abs=1e-6)
+    events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
+    died = {event["worker"] for event in events if event["kind"] == "worker" and event["after"] == "dead"}
+    assert died == {"engine-0", "reward-0"}
+    retried = Counter()
+    for row in read_metrics(run / "metrics.jsonl"):
+        retried.update({name: value for name, value in row.items() if name.startswith("retried/")})
+    assert sum(retried.values()) > 0
+    attempts = {rollout.attempt_id.split("#")[1] for step in range(STEPS) for group in RolloutStore(run / "rollouts").read(step)
+                for rollout in group.scored.sampled.rollouts}
+    assert attempts > {"0"}
+
+
+def test_learning_alone_from_stored_rollouts_gives_the_same_losses(overrides: list[str], whole: Path) -> None:
+    config = load_config(tgrpo.TGRPOJobConfig, "@demo", [*overrides, "name=again", f"learn_only={whole}",
+                                                        "learner.workers=2", "learner.cpus=0.4"])
+    assert tgrpo.run(config) == 0
+    again = config.output / "again"
+    assert losses(again) == pytest.approx(losses(whole), rel=1e-4, abs=1e-7)
+    assert consumed(again) == consumed(whole)
+
+
+def test_one_step_again_is_equal_bit_by_bit(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert replay.run(replay.ReplayConfig(run=whole, step=3)) == 0
+    assert "weights after the step: " not in capsys.readouterr().out  # no checkpoint of step 3 was kept
+    metrics = (whole / "metrics.jsonl").read_text()
+    row = next(line for line in metrics.splitlines() if '"step": 3' in line)
+    changed = json.loads(row) | {"loss": json.loads(row)["loss"] + 1e-9}
+    (whole / "metrics.jsonl").write_text(metrics.replace(row, json.dumps(changed)))
+    assert replay.run(replay.ReplayConfig(run=whole, step=3)) == 1
+    assert "differs" in capsys.readouterr().out
+
+
+def test_rollouts_alone_leave_answers_and_no_checkpoint(overrides: list[str], ray_cluster: object) -> None:
+    config = load_config(tgrpo.TGRPOJobConfig, "@demo", [*overrides, "name=sampled", "rollouts_only=true", "steps=2",
+                                                        "trace_steps=[2]"])
+    assert tgrpo.run(config) == 0
+    run = config.output / "sampled"
+    groups = [group for step in range(2) for group in RolloutStore(run / "rollouts").read(step)]
+    assert len(groups) == 8
+    assert {rollout.weight_version for group in groups for rollout in group.scored.sampled.rollouts} == {0}
+    assert list((run / "checkpoints").iterdir()) == []
+    events = json.loads((run / "trace-step-000002.json").read_text())["traceEvents"]
+    assert {"generate", "prepare", "score", "rollout"} <= {event["name"] for event in events}
