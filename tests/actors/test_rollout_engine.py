@@ -131,3 +131,20 @@ def test_weights_that_are_not_on_this_node_are_refused(engine):
     with pytest.raises(Exception, match="are not on this engine's node"):
         ray.get(engine.update_weights.remote({"path": "/nowhere/weights.safetensors"}), timeout=30)
     assert ray.get(engine.weight_version.remote()) == 0
+
+
+def test_an_engine_asleep_holds_questions_back_until_it_has_new_weights(engine, random_clip, policy_dir: Path):
+    before = ask(engine, random_clip(1))[0]
+    ray.get(engine.sleep.remote(), timeout=60)
+    waiting = engine.generate.remote(request("s2"), random_clip(1))
+    done, _ = ray.wait([waiting], timeout=1.0)
+    assert done == []
+    fleet = EngineFleet([engine], 1, vision_changed=True, timeout_s=60)
+    weights = load_policy(str(policy_dir)).state_dict()
+    for version in (5, 0):  # 0 again: the engine is shared with other tests
+        fleet.version = version
+        open_sender("shared_memory", 0, fleet, weights.items()).send_weights()
+        if version:
+            after = ray.get(waiting, timeout=60)[0]
+    assert (before.weight_version, after.weight_version) == (0, 5)
+    assert after.token_ids == before.token_ids and after.logprobs == pytest.approx(before.logprobs, abs=1e-5)
