@@ -43,10 +43,11 @@ from squall.platform.manifest import Manifest, load_manifest
 from squall.platform.models import ModelConfig, resolve_model_path
 from squall.platform.progress import JobProgress, print_results
 from squall.platform.prompts import prompt_template
+from squall.platform.report.status import bound
 from squall.platform.runs import RunDirectory, append_line, checkpoint_step, to_json
 from squall.platform.store import RolloutStore
 from squall.platform.trace import Span, write_trace
-from squall.platform.tracking import TrackingConfig, open_tracker
+from squall.platform.tracking import TrackingConfig, open_tracker, read_metrics
 from squall.platform.video import FrameSampling
 
 
@@ -131,6 +132,7 @@ class Session:
         self.manifest = self._load(config.data.train, "data.train")
         if config.resume and config.name is None:
             raise ConfigError("--resume needs the run: give its config.yaml (runs/NAME/config.yaml), or name=NAME")
+        self.dropped: Counter[str] = Counter(rejection.reason for rejection in self.manifest.rejected)
         self.run = RunDirectory.create(config.output, self.job.command[-1], config.name, resume=config.resume)
         self._stack = ExitStack()
         self._stack.callback(self.run.lock().close)
@@ -141,12 +143,12 @@ class Session:
         again = self.run.rewind(self.resumed.step) if config.resume else 0
         if config.resume:
             self.run.event("resumed", step=self.resumed.step, steps_done_again=again)
+            self._count_earlier_drops()
         self.steps_done = self.resumed.step
         kept = {"name": self.run.name, "output": self.run.path.parent, "resume": False}
         self.run.write_config(dump_yaml(config.model_copy(update=kept)))
         self.run.write_provenance(config.seed)
         self.store = RolloutStore(self.run.rollouts)
-        self.dropped: Counter[str] = Counter(rejection.reason for rejection in self.manifest.rejected)
         self.seconds: Counter[str] = Counter()
         self.progress = JobProgress(f"squall {self.job.command[-1]} {self.run.name}", total_steps,
                                     done_steps=self.steps_done, console=self.console)
@@ -155,6 +157,13 @@ class Session:
         self._step_started = time.monotonic()
         self._spans: list[Span] = []
         self._stop_requested = self._can_stop_well = False
+
+    def _count_earlier_drops(self) -> None:
+        """What the steps of a resumed run lost before, so that its results count all of them."""
+        for row in read_metrics(self.run.metrics):
+            for name, count in row.items():
+                if name.startswith("dropped/"):
+                    self.dropped[name.removeprefix("dropped/")] += int(count)
 
     def _load(self, path: Path, key: str) -> Manifest:
         if not path.is_file():
@@ -404,6 +413,8 @@ class Session:
         page = build_report(self.run)
         if before is not None and after is not None:
             print_results(results, self.console)
+        if bounded := bound(read_metrics(self.run.metrics), getattr(self.config, "max_staleness", 0)):
+            self.console.print(bounded, soft_wrap=True, highlight=False)
         self.console.print(f"report: {page}", soft_wrap=True)
         return results
 

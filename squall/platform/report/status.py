@@ -12,7 +12,7 @@ from squall.platform.config import read_yaml
 from squall.platform.runs import RunDirectory, read_lines
 from squall.platform.tracking import read_metrics
 
-ENDS = ("finished", "stopped")
+ENDS = ("finished", "stopped", "interrupted")
 QUIET_S = 600.0
 """A run without a word for so long, and for three times its longest step, counts as dead."""
 WAITING = 0.15
@@ -47,6 +47,8 @@ def run_status(run: RunDirectory, now: datetime | None = None) -> RunStatus:
     if last is not None and last["kind"] in ENDS:
         if last["kind"] == "finished":
             return RunStatus("finished", f"Finished after {reached}.", shown)
+        if last["kind"] == "interrupted":
+            return RunStatus("stopped", f"Stopped on request at {reached}; --resume goes on from there.", shown)
         return RunStatus("stopped", f"Stopped at {reached}: {last.get('error', 'no reason given')}", shown)
     times = [_time(row["time"]) for row in (*events, *metrics) if "time" in row]
     if not times:
