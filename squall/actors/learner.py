@@ -20,7 +20,7 @@ from squall.actors.rollout_buffer import Command, Publish, RolloutBuffer, Save, 
 from squall.actors.weight_transfer import Backend, EngineFleet
 from squall.algorithms.tgrpo import TGRPOConfig
 from squall.platform.config import Config
-from squall.platform.errors import SquallError
+from squall.platform.errors import SquallError, cause
 from squall.platform.models import ModelConfig
 
 
@@ -111,7 +111,7 @@ class Learner:
             self._awaited = None
             return ray.get(reference)
         if self._failure is not None:
-            raise SquallError(f"learner failed while {phase}: {_first_line(self._failure)}") from self._failure
+            raise SquallError(f"learner failed while {phase}: {cause(self._failure)}") from self._failure
         if time.monotonic() > deadline:
             raise SquallError(f"learner: no answer in time while {phase}; see the Ray Train worker logs, or raise "
                               "learner.step_timeout_s or learner.start_timeout_s")
@@ -175,8 +175,3 @@ class Learner:
             trainer.fit()
         except BaseException as error:  # handed to the driver's thread, which raises it
             self._failure = error
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1] if lines else type(error).__name__

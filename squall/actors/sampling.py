@@ -22,10 +22,10 @@ from squall.actors.corruption_worker import CorruptionWorker
 from squall.actors.health import WorkerState
 from squall.actors.reward_worker import RewardWorker
 from squall.actors.rollout_engine import EngineConfig, GenerateRequest, RolloutEngine
-from squall.actors.supervisor import Change, Supervisor, Worker, last_line
+from squall.actors.supervisor import Change, Supervisor, Worker
 from squall.algorithms.rewards import RewardConfig
 from squall.platform.config import Config
-from squall.platform.errors import DataError, SquallError
+from squall.platform.errors import DataError, SquallError, cause
 from squall.platform.models import ModelConfig, load_processor, render_prompt
 from squall.platform.prompts import build_messages, prompt_template
 from squall.platform.records import Branch, CorruptionSpec, MediaType, SamplingSpec, ScoredGroup, VideoSample
@@ -300,7 +300,7 @@ class GroupSampler:
             return SampledOutcome(flight.plan, failure=Failure(error.reason, str(error)))
         except RayError as error:
             reason = self._supervisor.accuse(error, list(flight.workers.values()))
-            return self._try_again(flight, reason, last_line(error))
+            return self._try_again(flight, reason, cause(error))
         if any(rollout.weight_version < flight.version for rollout in scored.sampled.rollouts):
             self._supervisor.suspect(flight.workers["engine"], "answered from older weights")
             return self._try_again(flight, "older_weights", "answers from weights of an older version")
@@ -360,7 +360,7 @@ class GroupSampler:
             except DataError as error:
                 return Prepared(plan, failure=Failure(error.reason, str(error)))
             except RayError as error:
-                problem = last_line(error)
+                problem = cause(error)
                 self._retried[self._supervisor.accuse(error, self._supervisor.of("corruption"))] += 1
                 self._supervisor.settle("corruption")
                 if attempt + 1 < self._config.workers.max_attempts:
@@ -383,7 +383,7 @@ class GroupSampler:
             try:
                 ray.get(call, timeout=self._config.engine.request_timeout_s)
             except RayError as error:
-                self._supervisor.suspect(worker, last_line(error))
+                self._supervisor.suspect(worker, cause(error))
 
     def connect(self, publish: Publisher) -> None:
         """Say who hands weights to the engines, for `update_weights` and for an engine that comes back after it died."""

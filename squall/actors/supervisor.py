@@ -15,7 +15,7 @@ import ray
 from ray.exceptions import RayError
 
 from squall.actors.health import WorkerEvent, WorkerState, next_state
-from squall.platform.errors import SquallError
+from squall.platform.errors import SquallError, cause
 
 PING_TIMEOUT_S = 30.0
 """A worker that has not answered a ping by then hangs: it is killed, and Ray starts it anew."""
@@ -80,7 +80,7 @@ class Supervisor:
             try:
                 worker.process = ray.get(reference)
             except RayError as error:
-                raise SquallError(f"{worker.name} could not start: {last_line(error)}") from error
+                raise SquallError(f"{worker.name} could not start: {cause(error)}") from error
         self.workers += made
 
     def of(self, role: str) -> list[Worker]:
@@ -105,7 +105,7 @@ class Supervisor:
         named = getattr(error, "actor_id", None)
         guilty = [worker for worker in workers if worker.actor._actor_id.hex() == named] or workers
         for worker in guilty:
-            self.suspect(worker, last_line(error))
+            self.suspect(worker, cause(error))
         return f"{guilty[0].role}_died" if len(guilty) == 1 else "worker_died"
 
     def tick(self) -> None:
@@ -146,7 +146,7 @@ class Supervisor:
         try:
             process = ray.get(question)
         except RayError as error:
-            self._failed(worker, last_line(error))
+            self._failed(worker, cause(error))
             return
         if worker.state is WorkerState.RESTARTING:
             self._started(worker, process)
@@ -191,9 +191,3 @@ class Supervisor:
         asked = {before, worker.state} <= {WorkerState.HEALTHY, WorkerState.SUSPECT}  # asking alone is no news
         if worker.state is not before and reason and not asked:
             self.changes.append(Change(worker.name, before, worker.state, reason))
-
-
-def last_line(error: BaseException) -> str:
-    """The last line of an error's text, which in Ray's errors is the cause."""
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[-1][:300] if lines else type(error).__name__

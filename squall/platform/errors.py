@@ -39,3 +39,12 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the candidate closest to ``word``, or an empty string."""
     matches = difflib.get_close_matches(word, list(candidates), n=1, cutoff=0.6)
     return f" Did you mean '{matches[0]}'?" if matches else ""
+
+
+def cause(error: BaseException) -> str:
+    """What a long error of a remote process comes down to: that memory ran out, or the last line of its text."""
+    text = str(error)
+    if "out of memory" in text.lower():
+        return "memory ran out and the process was killed; run less on the node, or lower counts, caches and micro-batches"
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    return lines[-1][:300] if lines else type(error).__name__
