@@ -17,7 +17,8 @@ from squall.platform.video import ClipCache, FrameSampling
 CACHE_BYTES = 8 << 30
 
 
-@ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups={"health": 1})
+@ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups={"health": 1},
+            allow_out_of_order_execution=True)
 class CorruptionWorker:
     """Stateless but for its cache: the same call gives the same pixels, whichever worker runs it and how often.
 

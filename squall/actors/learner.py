@@ -9,11 +9,13 @@ from __future__ import annotations
 import math
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
 
 import ray
 from pydantic import Field
+from ray.exceptions import RayError
 
 from squall.actors.deepspeed_backend import OptimiserConfig
 from squall.actors.rollout_buffer import Command, Publish, RolloutBuffer, Save, TrainBatch
@@ -77,7 +79,7 @@ class Learner:
                  resume: Path | None = None) -> None:
         """`resume` is a checkpoint to go on from; `model` stays what the run began with."""
         self.config = config
-        self._buffer = RolloutBuffer.remote(capacity=1)
+        self._buffer = RolloutBuffer.remote(capacity=1, readers=config.workers)
         self._index = 0
         self._failure: BaseException | None = None
         self._loop_config = {
@@ -97,10 +99,9 @@ class Learner:
 
     def begin(self, batch: TrainBatch) -> None:
         """Start to train on a batch; `poll` says when it is done. Nothing else may be asked of the learner until then."""
-        wanted = self.config.workers * self.config.updates_per_step
-        if batch.prompt_count < wanted:
+        if batch.prompt_count < self.config.updates_per_step:
             raise SquallError(f"learner step {batch.step}: {batch.prompt_count} clips with a prompt cannot be shared out over "
-                              f"{self.config.workers} workers x {self.config.updates_per_step} updates; lower one of them")
+                              f"learner.updates_per_step {self.config.updates_per_step}; lower it")
         self._send(batch, f"training on step {batch.step}")
 
     def poll(self, timeout_s: float = 0.5) -> dict[str, Any] | None:
@@ -109,7 +110,10 @@ class Learner:
         done, _ = ray.wait([reference], timeout=timeout_s)
         if done:
             self._awaited = None
-            return ray.get(reference)
+            try:
+                return ray.get(reference)
+            except RayError as error:
+                raise SquallError(f"learner: the rollout buffer is gone while {phase}: {cause(error)}") from error
         if self._failure is not None:
             raise SquallError(f"learner failed while {phase}: {cause(self._failure)}") from self._failure
         if time.monotonic() > deadline:
@@ -133,12 +137,15 @@ class Learner:
         self._wait()
 
     @property
-    def busy(self) -> bool:
-        """Whether a step that was begun is still to be polled."""
-        return self._awaited is not None
+    def idle(self) -> bool:
+        """Whether the learner lives and nothing is asked of it."""
+        return self._awaited is None and self._failure is None and self._thread.is_alive()
 
     def _send(self, command: Command, phase: str) -> None:
-        ray.get(self._buffer.put.remote(self._index, command), timeout=self.config.step_timeout_s)
+        try:
+            ray.get(self._buffer.put.remote(self._index, command), timeout=self.config.step_timeout_s)
+        except RayError as error:
+            raise SquallError(f"learner: the rollout buffer is gone or full before {phase}: {cause(error)}") from error
         self._expect(self._index, self.config.step_timeout_s, phase)
         self._index += 1
 
@@ -152,9 +159,10 @@ class Learner:
 
     def stop(self) -> None:
         """Let the workers leave their loop and wait for Ray Train to finish."""
-        if self._thread.is_alive():
-            ray.get(self._buffer.put.remote(self._index, None))
-            self._thread.join(timeout=60)
+        if self._thread.is_alive() and self._awaited is None:
+            with suppress(RayError):
+                ray.get(self._buffer.put.remote(self._index, None), timeout=10)
+                self._thread.join(timeout=60)
         ray.kill(self._buffer)
 
     def _fit(self) -> None:

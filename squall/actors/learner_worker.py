@@ -111,7 +111,9 @@ class LearnerWorker:
     def _scorer(self, model: Any) -> Any:
         from squall.algorithms.scoring import AnswerScorer
 
-        cache = self.settings.vision_cache_mib << 20 if self._vision_frozen else 0
+        # Under ZeRO-3 a pass through the tower is a collective, which ranks with other clips in store would miss.
+        cached = self._vision_frozen and self.settings.optimiser.zero_stage < 3
+        cache = self.settings.vision_cache_mib << 20 if cached else 0
         return AnswerScorer(model, self.banned, self.temperature, cache)
 
     @property
@@ -157,7 +159,8 @@ class LearnerWorker:
         from squall.algorithms.policy import encode_prompt
 
         with self.span("encode"):
-            own = self._share(sequences)
+            share = self._share(sequences)
+            own = share or [sequences[0]]  # more workers than prompts: this one takes part, and counts nothing
             needed = sorted({sequence.clip_hash for sequence in own})
             clips = dict(zip(needed, ray.get([batch.clips[name] for name in needed]), strict=True))
             keys = dict.fromkeys(sequence.key for sequence in own)
@@ -167,6 +170,8 @@ class LearnerWorker:
                              self.settings.shared_prefix)
             batches = [collate(chunk, pad) for chunk in plan_microbatches(rows, budget)]
         chunks = [Chunk(tuple(own[place] for place in batch.places_A), batch) for batch in batches]
+        if not share:
+            chunks = [chunk.emptied() for chunk in chunks]
         # Sharded ranks meet in every pass: one that has fewer repeats its last, counting nothing.
         return chunks + [chunks[-1].emptied()] * (self._most(len(chunks)) - len(chunks))
 
@@ -390,13 +395,20 @@ class LearnerWeights:
         if worker.model_config.lora is None:
             yield from tensors
             return
-        worker.engine.module.policy.merge_adapter()
-        try:
-            yield from ((name, tensor.clone()) for name, tensor in tensors)  # the parameters lose the adapters again
-        finally:
-            worker.engine.module.policy.unmerge_adapter()
+        # Out of place: merging into the weights and taking the adapters out again would not give the same bits back.
+        modules = worker.engine.module.policy.named_modules()
+        adapted = {_own_name(f"{name}.base_layer.weight"): module for name, module in modules
+                   if hasattr(module, "get_delta_weight")}
+        for name, tensor in tensors:
+            delta = adapted[name].get_delta_weight("default").detach() if name in adapted else None
+            yield name, tensor.clone() if delta is None else (tensor.float() + delta.float()).to(tensor.dtype)
 
     def _named(self) -> Iterator[tuple[str, Any]]:
         for name, parameter in self._worker.engine.module.policy.named_parameters():
             if "lora_" not in name:
-                yield name.removeprefix("base_model.model.").replace(".base_layer", ""), parameter
+                yield _own_name(name), parameter
+
+
+def _own_name(name: str) -> str:
+    """The name that a parameter has without PEFT's wrapping."""
+    return name.removeprefix("base_model.model.").replace(".base_layer", "")

@@ -12,9 +12,13 @@ from squall.algorithms.rewards import RewardConfig, load_rewards, score_group
 from squall.platform.records import Branch, CorruptionSpec, Rollout, SampledGroup, ScoredGroup, VideoSample
 
 
-@ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups={"health": 1})
+@ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups={"health": 1},
+            allow_out_of_order_execution=True)
 class RewardWorker:
-    """Stateless: Ray restarts it, and whoever asked asks again."""
+    """Stateless: Ray restarts it, and whoever asked asks again.
+
+    A group whose answers are there does not wait for one that was announced before it.
+    """
 
     def __init__(self, cpus: float, config: RewardConfig) -> None:
         set_threads(cpus)

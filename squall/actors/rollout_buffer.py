@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -75,11 +76,13 @@ Command = TrainBatch | Publish | Save
 class RolloutBuffer:
     """Holds at most `capacity` commands that the learner has not finished; `put` waits for room.
 
-    Every learner worker takes command `index` once; it is dropped when rank 0 has reported on it.
+    Each of `readers` learner workers takes command `index` once; it is dropped when all have and rank 0 has reported on it.
     """
 
-    def __init__(self, capacity: int) -> None:
-        self._capacity = capacity
+    def __init__(self, capacity: int, readers: int) -> None:
+        self._capacity, self._readers = capacity, readers
+        self._reads: Counter[int] = Counter()
+        self._reported: set[int] = set()
         self._commands: dict[int, Command | None] = {}
         self._results: dict[int, dict[str, Any]] = {}
         self._changed = asyncio.Condition()
@@ -95,13 +98,23 @@ class RolloutBuffer:
         """Wait for command `index`. Called by every learner worker."""
         async with self._changed:
             await self._changed.wait_for(lambda: index in self._commands)
-            return self._commands[index]
+            command = self._commands[index]
+            self._reads[index] += 1
+            self._drop_if_done(index)
+            return command
 
     async def report(self, index: int, result: dict[str, Any]) -> None:
         """Rank 0 hands in what came of command `index` (-1: the workers are ready), which frees its place."""
         async with self._changed:
-            self._commands.pop(index, None)
+            self._reported.add(index)
+            self._drop_if_done(index)
             self._results[index] = result
+            self._changed.notify_all()
+
+    def _drop_if_done(self, index: int) -> None:
+        if index >= 0 and index in self._reported and self._reads[index] == self._readers:
+            del self._commands[index], self._reads[index]
+            self._reported.discard(index)
             self._changed.notify_all()
 
     async def result(self, index: int) -> dict[str, Any]:

@@ -15,7 +15,7 @@ from typing import Any, Protocol
 
 import ray
 from pydantic import Field
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
 
 from squall.actors.cluster import namespace_for
 from squall.actors.corruption_worker import CorruptionWorker
@@ -240,11 +240,6 @@ class GroupSampler:
         self._note_idle()
         return settled
 
-    @property
-    def underway(self) -> int:
-        """Plans that were submitted and have no outcome yet."""
-        return len(self._flights) + len(self._waiting)
-
     def idle_seconds(self) -> float:
         """Seconds in which nothing was underway since this was last asked."""
         self._note_idle()
@@ -299,8 +294,12 @@ class GroupSampler:
         except DataError as error:
             return SampledOutcome(flight.plan, failure=Failure(error.reason, str(error)))
         except RayError as error:
-            reason = self._supervisor.accuse(error, list(flight.workers.values()))
-            return self._try_again(flight, reason, cause(error))
+            root = error.cause if isinstance(error, RayTaskError) else error
+            if not isinstance(root, RayError):  # the workers live and code of theirs failed: it would fail again
+                message = f"sample {flight.plan.sample.id}: {cause(error)}"
+                return SampledOutcome(flight.plan, failure=Failure("task_error", message))
+            reason = self._supervisor.accuse(root, list(flight.workers.values()))
+            return self._try_again(flight, reason, cause(root))
         if any(rollout.weight_version < flight.version for rollout in scored.sampled.rollouts):
             self._supervisor.suspect(flight.workers["engine"], "answered from older weights")
             return self._try_again(flight, "older_weights", "answers from weights of an older version")

@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import RayActorError, RayError
 
 from squall.actors.health import WorkerEvent, WorkerState, next_state
 from squall.platform.errors import SquallError, cause
@@ -146,6 +146,8 @@ class Supervisor:
         try:
             process = ray.get(question)
         except RayError as error:
+            if not isinstance(error, RayActorError):  # the actor lives and what it wraps does not: only its death helps
+                ray.kill(worker.actor, no_restart=False)
             self._failed(worker, cause(error))
             return
         if worker.state is WorkerState.RESTARTING:

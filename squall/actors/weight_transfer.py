@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 from uuid import uuid4
 
 import ray
-from ray.exceptions import RayActorError
+from ray.exceptions import RayActorError, RayError
+
+from squall.platform.errors import SquallError
 
 if TYPE_CHECKING:
     import torch
@@ -85,7 +87,11 @@ class EngineFleet:
         for number, reference in calls.items():
             try:
                 ray.get(reference, timeout=self._timeout_s)
-            except RayActorError:
+            except SquallError:
+                raise  # nothing that a restart would mend
+            except RayError as error:
+                if not isinstance(error, RayActorError):  # it hangs, or what it wraps is dead
+                    ray.kill(self.engines[number], no_restart=False)
                 self.lost.append(number)
 
 

@@ -6,6 +6,7 @@ same clips rendered anew, and makes the step. Same machine, same worker and thre
 
 from __future__ import annotations
 
+import filecmp
 import tempfile
 from collections.abc import Mapping
 from contextlib import ExitStack
@@ -23,10 +24,10 @@ from squall.actors.sampling import GroupSampler, SamplerConfig
 from squall.jobs.session import learner_demand, rollout_demands
 from squall.jobs.tgrpo import ReplayStream, TGRPOJobConfig, learner_metrics, train_batch
 from squall.platform.checkpoints import read_state
-from squall.platform.config import Config, load_config
+from squall.platform.config import Config, read_yaml, validate
 from squall.platform.errors import SquallError
 from squall.platform.models import resolve_model_path
-from squall.platform.runs import RunDirectory
+from squall.platform.runs import RunDirectory, checkpoint_step
 from squall.platform.tracking import read_metrics
 
 
@@ -44,21 +45,22 @@ class ReplayConfig(Config):
 def run(config: ReplayConfig) -> int:
     """Print recorded and replayed numbers side by side. Exit status 0 when all are equal, else 1."""
     run = RunDirectory.open(config.run)
-    job = load_config(TGRPOJobConfig, run.config, ["resume=false", f"learn_only={run.path}"])
     recorded = recorded_step(run, config.step)
     checkpoint = starting_point(run, config.step)
+    job = job_of(run, config.step)
     console = Console()
     start = checkpoint.name if checkpoint else "the starting model"
     console.print(f"step {config.step} of {run.name} again, from {start}", soft_wrap=True, highlight=False)
-    replayed, weights = replay_step(job, config, checkpoint)
-    equal = print_comparison(console, recorded, replayed)
     after = run.checkpoints / f"step-{config.step:06d}"
-    if after.is_dir():
-        same = sorted(weights.glob("*.safetensors")) != [] and all(
-            path.read_bytes() == (after / path.name).read_bytes() for path in weights.glob("*.safetensors"))
-        verdict = "the same bytes as" if same else "other bytes than"
-        console.print(f"weights after the step: {verdict} {after.name}", highlight=False)
-        equal = equal and same
+    with tempfile.TemporaryDirectory(prefix="squall-replay-") as folder:
+        replayed = replay_step(job, config, run, checkpoint, Path(folder), save=after.is_dir())
+        equal = print_comparison(console, recorded, replayed)
+        if after.is_dir():
+            names = sorted(path.name for path in after.glob("*.safetensors"))
+            same = filecmp.cmpfiles(after, Path(folder) / "weights", names, shallow=False)[0] == names
+            verdict = "the same bytes as" if same else "other bytes than"
+            console.print(f"weights after the step: {verdict} {after.name}", highlight=False)
+            equal = equal and same
     console.print("every number is equal" if equal else "not equal: see above; another machine, thread count or version?")
     return 0 if equal else 1
 
@@ -85,9 +87,16 @@ def starting_point(run: RunDirectory, step: int) -> Path | None:
     return checkpoint
 
 
-def replay_step(job: TGRPOJobConfig, config: ReplayConfig, checkpoint: Path | None) -> tuple[dict[str, float], Path]:
-    """Make the step on a cluster; returns its numbers and a folder with the weights after it."""
-    folder = Path(tempfile.mkdtemp(prefix="squall-replay-"))
+def job_of(run: RunDirectory, step: int) -> TGRPOJobConfig:
+    """The configuration that a step was made with: a later resume may have changed the run's."""
+    after = [path for path in reversed(run.finished_checkpoints()) if checkpoint_step(path) >= step]
+    stored = read_state(after[0]).get("config") if after else None
+    return validate(TGRPOJobConfig, stored or read_yaml(run.config), where=str(run.config))
+
+
+def replay_step(job: TGRPOJobConfig, config: ReplayConfig, run: RunDirectory, checkpoint: Path | None, folder: Path,
+                save: bool) -> dict[str, float]:
+    """Make the step on a cluster; returns its numbers, and with `save` leaves the weights after it in ``folder/weights``."""
     name, model_path = folder.name, resolve_model_path(job.model.path)
     with ExitStack() as stack:
         cluster = start_ray(config.ray_address)
@@ -103,12 +112,12 @@ def replay_step(job: TGRPOJobConfig, config: ReplayConfig, checkpoint: Path | No
                           temperature=job.temperature, seed=job.seed, resume=checkpoint)
         stack.callback(learner.stop)
         learner.start()
-        batch = ReplayStream(job, config.step - 1, sampler).collect(lambda: None)
+        batch = ReplayStream(run.path, config.step - 1, sampler).collect(lambda: None)
         result = learner.step(train_batch(config.step - 1, batch))
-        weights = folder / "weights"
-        weights.mkdir()
-        learner.save(weights)
-    return learner_metrics(result), weights
+        if save:
+            (folder / "weights").mkdir()
+            learner.save(folder / "weights")
+    return learner_metrics(result)
 
 
 def print_comparison(console: Console, recorded: Mapping[str, Any], replayed: Mapping[str, float]) -> bool:

@@ -14,10 +14,10 @@ import yaml
 from squall.platform.checkpoints import read_state
 from squall.platform.config import Config
 from squall.platform.errors import ConfigError, SquallError
-from squall.platform.runs import RunDirectory, checkpoint_step
+from squall.platform.runs import RunDirectory, checkpoint_step, read_lines
 
 FREE = ("resume", "name", "output", "steps", "max_staleness", "ray_address", "engine", "workers", "tracking", "trace_steps",
-        "checkpoint_every_steps", "learner.workers", "learner.cpus", "learner.threads", "learner.gpus",
+        "max_sampled_groups", "checkpoint_every_steps", "learner.workers", "learner.cpus", "learner.threads", "learner.gpus",
         "learner.tokens_per_microbatch", "learner.shared_prefix", "learner.gradient_checkpointing", "learner.vision_cache_mib",
         "learner.start_timeout_s", "learner.step_timeout_s", "learner.optimiser.zero_stage",
         "learner.optimiser.offload_optimiser")
@@ -43,7 +43,11 @@ class ResumePoint:
 
 
 def find_resume_point(run: RunDirectory) -> ResumePoint:
-    """The latest checkpoint that is whole; the beginning when there is none."""
+    """The latest checkpoint that is whole; the beginning for a run that has done nothing yet.
+
+    Raises:
+        SquallError: steps are recorded and no checkpoint is whole.
+    """
     notes = []
     for checkpoint in run.finished_checkpoints():
         try:
@@ -52,7 +56,17 @@ def find_resume_point(run: RunDirectory) -> ResumePoint:
             notes.append(f"{error}; going back to the one before")
             continue
         return ResumePoint(checkpoint_step(checkpoint), checkpoint, state, tuple(notes))
-    return ResumePoint(notes=(*notes, "no checkpoint yet: the run starts from its first step"))
+    recorded = len(read_lines(run.consumed))
+    if recorded:
+        raise SquallError(f"{run.path}: {recorded} steps are recorded and no checkpoint is whole, so none can be gone on from"
+                          + (f" ({notes[0]})" if notes else "") + ". Nothing was touched: start a new run under another name")
+    return ResumePoint(notes=("no step was done yet: the run starts from its first step",))
+
+
+def find_sampling_point(run: RunDirectory) -> ResumePoint:
+    """Where a run that only samples goes on: after the last step that it stored."""
+    rows = read_lines(run.consumed)
+    return ResumePoint(len(rows), state={"cursor": sum(len(row["groups"]) for row in rows)})
 
 
 def check_same_run(config: Config, run: RunDirectory) -> None:
@@ -63,12 +77,13 @@ def check_same_run(config: Config, run: RunDirectory) -> None:
     """
     stored = dict(_leaves(yaml.safe_load(run.config.read_text(encoding="utf-8"))))
     now = dict(_leaves(config.model_dump(mode="json")))
-    differing = [key for key in now if now[key] != stored.get(key) and not _is_free(key)]
+    differing = [key for key in (now | stored) if now.get(key) != stored.get(key) and not _is_free(key)]
     if differing:
         key = differing[0]
         more = f" ({len(differing) - 1} more: {', '.join(differing[1:])})" if len(differing) > 1 else ""
-        raise ConfigError(f"{run.path} was begun with {key} = {stored.get(key)!r}, and now it is {now[key]!r}{more}. Resume it "
-                          f"as it was (squall ... {run.config} --resume), or start a new run from its weights: model.path=")
+        raise ConfigError(f"{run.path} was begun with {key} = {stored.get(key)!r}, and now it is {now.get(key)!r}{more}. "
+                          f"Resume it as it was (squall ... {run.config} --resume), or start a new run from its weights: "
+                          "model.path=")
 
 
 def resume_command(job: str, run: RunDirectory) -> str:

@@ -18,7 +18,7 @@ from rich.console import Console
 from squall.actors.cluster import Demand, ResourcePlan, start_ray, stop_ray
 from squall.actors.learner import Learner, LearnerConfig, Objective
 from squall.actors.rollout_engine import EngineConfig
-from squall.actors.sampling import GroupPlan, GroupSampler, SamplerConfig, WorkersConfig
+from squall.actors.sampling import Failure, GroupPlan, GroupSampler, SamplerConfig, WorkersConfig
 from squall.actors.timeline import actor_spans
 from squall.actors.weight_transfer import EngineFleet
 from squall.algorithms.corruption import KINDS
@@ -34,11 +34,12 @@ from squall.jobs.resume import (
     check_same_run,
     explain_full_disk,
     find_resume_point,
+    find_sampling_point,
     resume_command,
 )
 from squall.platform.checkpoints import seal
 from squall.platform.config import Config, dump_yaml
-from squall.platform.errors import ConfigError, DataError, nearest
+from squall.platform.errors import ConfigError, DataError, SquallError, nearest
 from squall.platform.manifest import Manifest, load_manifest
 from squall.platform.models import ModelConfig, resolve_model_path
 from squall.platform.progress import JobProgress, print_results
@@ -139,7 +140,9 @@ class Session:
         if config.resume:
             check_same_run(config, self.run)
         self.run.sweep()
-        self.resumed = find_resume_point(self.run) if config.resume else ResumePoint()
+        samples_only = getattr(config, "rollouts_only", False)
+        find = find_sampling_point if samples_only else find_resume_point
+        self.resumed = find(self.run) if config.resume else ResumePoint()
         again = self.run.rewind(self.resumed.step) if config.resume else 0
         if config.resume:
             self.run.event("resumed", step=self.resumed.step, steps_done_again=again)
@@ -156,6 +159,7 @@ class Session:
         self._step_phases: Counter[str] = Counter()
         self._step_started = time.monotonic()
         self._spans: list[Span] = []
+        self._reasons_told: set[str] = set()
         self._stop_requested = self._can_stop_well = False
 
     def _count_earlier_drops(self) -> None:
@@ -234,8 +238,13 @@ class Session:
             self._stop_requested = False  # a further Ctrl-C must not interrupt the checkpoint in its middle by chance
             self.save(learner, state())
             self.run.event("interrupted", step=self.steps_done)
-            further = f"; resume with: {resume_command(self.job.name, self.run)}" if learner is not None else ""
-            self.progress.note(f"stopped after step {self.steps_done} of {self._total_steps}{further}")
+            self.progress.note(f"stopped after step {self.steps_done} of {self._total_steps}; resume with: "
+                               f"{resume_command(self.job.name, self.run)}")
+        except SquallError:
+            if learner is not None and learner.idle:  # what failed was another's: keep what was learned
+                with suppress(SquallError, OSError):
+                    self.save(learner, state())
+            raise
         finally:
             self._can_stop_well = False
 
@@ -250,7 +259,7 @@ class Session:
             return
         with self.phase("checkpoint"), self.run.checkpoint(self.steps_done) as path:
             learner.save(path)
-            seal(path, {"step": self.steps_done, **state})
+            seal(path, {"step": self.steps_done, "config": self.config.model_dump(mode="json"), **state})
 
     def save_if_due(self, learner: Learner | None, state: Mapping[str, Any]) -> None:
         """Write a checkpoint after the last step, and every `checkpoint_every_steps`."""
@@ -273,7 +282,8 @@ class Session:
         self.tracker = open_tracker(self.run.path, self.config.tracking, self.config.model_dump(mode="json"))
         if self.steps_done:
             done = f"{self.steps_done} of {self._total_steps} steps done"
-            self.progress.note(f"resumed from {self.resumed.checkpoint.name}: {done}")
+            start = self.resumed.checkpoint.name if self.resumed.checkpoint else "what it stored"
+            self.progress.note(f"resumed from {start}: {done}")
         self._stack.callback(self.tracker.close)
 
     def start_sampler(self, rewards: RewardConfig, engines: bool = True) -> GroupSampler:
@@ -302,7 +312,7 @@ class Session:
             self._stack.callback(handle.stop)
             handle.start()
             self.sampler.connect(handle.publish)
-            if self.steps_done and self.sampler.engines:
+            if self.resumed.checkpoint and self.sampler.engines:
                 self.sampler.update_weights(self.steps_done)
         return handle
 
@@ -361,6 +371,13 @@ class Session:
     def consume(self, step: int, outcomes: Sequence[tuple[str, str]]) -> None:
         """Enter a step's questions, (group id, what came of it), into consumed.jsonl: each is there once, whatever happened."""
         append_line(self.run.consumed, to_json({"step": step, "groups": dict(outcomes)}))
+
+    def lose(self, group_id: str, failure: Failure) -> None:
+        """Keep why a group could not be sampled: every one as an event, the first of each reason on the terminal too."""
+        self.run.event("group_lost", group=group_id, reason=failure.reason, message=failure.message)
+        if failure.reason not in self._reasons_told:
+            self._reasons_told.add(failure.reason)
+            self.progress.note(f"group lost ({failure.reason}; more of it in events.jsonl): {failure.message}")
 
     def drop(self, reason: str, count: int = 1) -> None:
         """Count groups or samples that were lost, for the terminal and the report."""

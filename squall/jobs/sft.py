@@ -7,7 +7,7 @@ Targets are ``<think>process</think><answer>solution</answer>`` from the manifes
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -94,7 +94,7 @@ def train_step(session: Session, stream: TargetStream, sampler: GroupSampler, le
     session.check_stop()
     session.begin_step()
     with session.phase("corrupt"):
-        sequences, clips, outcomes = stream.take(sampler)
+        sequences, clips, outcomes = stream.take(sampler, session.check_stop)
     with session.phase("learn"):
         result = learner.step(TrainBatch(step, sequences, clips))
     session.consume(step, outcomes)
@@ -123,7 +123,8 @@ class TargetStream:
         """What a resumed run needs: questions before `cursor` were consumed."""
         return {"cursor": self._taken}
 
-    def take(self, sampler: GroupSampler) -> tuple[tuple[TrainSequence, ...], dict[str, Any], list[tuple[str, str]]]:
+    def take(self, sampler: GroupSampler, meanwhile: Callable[[], None]
+             ) -> tuple[tuple[TrainSequence, ...], dict[str, Any], list[tuple[str, str]]]:
         """Sequences and clips of the next step, and what came of each question; one whose clip cannot be read is replaced.
 
         The clips of the step after are started before this returns, so that they are decoded while the learner learns.
@@ -136,8 +137,11 @@ class TargetStream:
             prepared_clips = self._ahead or self._start(sampler, size - len(sequences))
             self._ahead = None
             for prepared in prepared_clips:
+                meanwhile()
                 outcomes.append((prepared.plan.group_id, prepared.failure.reason if prepared.failure else "trained"))
                 if prepared.failure is not None:
+                    if not sequences and len(outcomes) >= len(self._samples):
+                        raise DataError(f"no clip of {self._config.data.train} can be used: {prepared.failure.message}")
                     continue
                 name = prepared.clip_hashes[next(iter(prepared.plan.branches))]
                 clips[name] = prepared.clips[name]

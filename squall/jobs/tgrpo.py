@@ -130,7 +130,8 @@ def run(config: TGRPOJobConfig) -> int:
         learner = None
         if learning:
             learner = session.start_learner(config.learner, "tgrpo", tgrpo=config.tgrpo, temperature=config.temperature)
-        stream = RolloutStream(config, session, sampler) if sampling else ReplayStream(config, session.steps_done, sampler)
+        stream = (RolloutStream(config, session, sampler) if sampling
+                  else ReplayStream(config.learn_only, session.steps_done, sampler))
         with session.stops_well(learner, stream.state):
             before = session.evaluate(questions, step=0)
             with session.progress.phase("train"):
@@ -219,7 +220,7 @@ class RolloutStream:
     """The rollout side of the loop: questions in their order, sampled as admission allows."""
 
     def __init__(self, config: TGRPOJobConfig, session: Session, sampler: GroupSampler) -> None:
-        self._config, self._sampler = config, sampler
+        self._config, self._session, self._sampler = config, session, sampler
         self._order = QuestionOrder(config, session.manifest.samples)
         self._queue = AdmissionQueue(config.groups_per_step, config.max_staleness, config.max_sampled_groups,
                                      steps=config.steps - session.steps_done, cursor=session.resumed.state.get("cursor", 0))
@@ -241,6 +242,8 @@ class RolloutStream:
         while (position := self._queue.launch(learning)) is not None:
             self._sampler.submit(position, self._order.plan(position))
         for position, outcome in self._sampler.poll(timeout_s, may_publish=not learning):
+            if outcome.failure is not None:
+                self._session.lose(outcome.plan.group_id, outcome.failure)
             judged = judge(self._config, outcome)
             self._queue.settle(position, judged.reason is None, judged)
 
@@ -253,8 +256,9 @@ class RolloutStream:
 class ReplayStream:
     """Steps as another run sampled them: answers, rewards and advantages from its rollouts, clips rendered again."""
 
-    def __init__(self, config: TGRPOJobConfig, step: int, sampler: GroupSampler) -> None:
-        self._store, self._sampler, self._step = RolloutStore(config.learn_only / "rollouts"), sampler, step
+    def __init__(self, run: Path, step: int, sampler: GroupSampler) -> None:
+        """`run` is the run directory that holds the rollouts, `step` the first step to take, counted from 0."""
+        self._store, self._sampler, self._step = RolloutStore(run / "rollouts"), sampler, step
 
     def collect(self, meanwhile: Callable[[], None]) -> StepBatch:
         """The next stored step.
@@ -336,7 +340,15 @@ def judge(config: TGRPOJobConfig, outcome: SampledOutcome) -> Judged:
     if config.shuffle_rewards:
         scored = permute_rewards(scored, derive_seed(config.seed, name, "shuffle rewards"))
     group = group_advantages(scored, config.tgrpo, config.rewards.weights)
-    return Judged(name, None, group, outcome.clips) if has_signal(group) else Judged(name, "zero_variance", group)
+    if not has_signal(group):
+        return Judged(name, "zero_variance", group)
+    return Judged(name, None, group, {name: outcome.clips[name] for name in trained_clips(group)})
+
+
+def trained_clips(group: TrainGroup) -> set[str]:
+    """Content hashes of the clips that a group's trained answers are about."""
+    return {rollout.clip_hash for rollout, advantage in zip(group.scored.sampled.rollouts, group.advantages, strict=True)
+            if advantage is not None}
 
 
 def permute_rewards(group: ScoredGroup, seed: int) -> ScoredGroup:

@@ -70,6 +70,8 @@ class StoredTensors(Mapping[str, "torch.Tensor"]):
 
 def seal(checkpoint: Path, state: Mapping[str, Any]) -> None:
     """Write ``state.json``: the run's state, and every file's size, by which `read_state` knows a damaged checkpoint."""
+    if not (checkpoint / TRAINER / INDEX).is_file():
+        raise SquallError(f"{checkpoint}: the learner's files are not here; `output` must be a folder that all nodes share")
     files = {str(path.relative_to(checkpoint)): path.stat().st_size for path in sorted(checkpoint.rglob("*")) if path.is_file()}
     write_text(checkpoint / STATE, json.dumps({**state, "files": files}, indent=2) + "\n")
 

@@ -195,7 +195,15 @@ class RunDirectory:
         return file
 
     def rewind(self, step: int) -> int:
-        """Forget what was recorded after the first `step` steps, which a resumed run does again; returns how many steps."""
+        """Forget what was recorded after the first `step` steps, which a resumed run does again; returns how many steps.
+
+        Checkpoints of later steps, which must be damaged, are kept under ``damaged-step-000123``.
+        """
+        for path in self.finished_checkpoints():
+            if checkpoint_step(path) > step:
+                aside = path.with_name(f"damaged-{path.name}")
+                shutil.rmtree(aside, ignore_errors=True)
+                path.rename(aside)
         again = {row["step"] for row in read_lines(self.metrics) if row["step"] > step}
         for path, first in ((self.metrics, step + 1), (self.consumed, step)):
             if path.exists():

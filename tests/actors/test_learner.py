@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,14 +11,16 @@ import ray
 import torch
 from safetensors.torch import load_file
 
+from squall.actors import deepspeed_backend
 from squall.actors.deepspeed_backend import OptimiserConfig
 from squall.actors.learner import Learner, LearnerConfig, learning_rate_at
+from squall.actors.learner_worker import LearnerWeights
 from squall.actors.rollout_buffer import TrainBatch, TrainSequence
 from squall.actors.rollout_engine import GenerateRequest
 from squall.actors.weight_transfer import EngineFleet, open_sender
 from squall.algorithms.tgrpo import TGRPOConfig
 from squall.platform.errors import SquallError
-from squall.platform.models import LoraConfig, ModelConfig, load_policy, load_processor, render_prompt
+from squall.platform.models import LoraConfig, ModelConfig, add_lora, load_policy, load_processor, render_prompt
 from squall.platform.records import Branch, SamplingSpec, make_clip
 
 
@@ -113,6 +116,23 @@ def test_lora_moves_the_language_model_alone_and_saves_whole_weights(batch: Trai
     assert moved and all("language_model" in name and "_proj." in name for name in moved)
 
 
+def test_adapters_are_merged_into_what_is_handed_over_and_the_base_keeps_its_bits(policy_dir: Path) -> None:
+    policy = add_lora(load_policy(str(policy_dir)), LoraConfig(rank=4))
+    with torch.no_grad():
+        for name, parameter in policy.named_parameters():
+            if "lora_B" in name:
+                parameter.normal_(std=0.1)
+    before = {name: parameter.clone() for name, parameter in policy.named_parameters()}
+    worker = SimpleNamespace(rank=0, backend=deepspeed_backend, model_config=ModelConfig(lora=LoraConfig(rank=4)),
+                             settings=LearnerConfig(), engine=SimpleNamespace(module=SimpleNamespace(policy=policy)))
+    handed = dict(LearnerWeights(worker))
+    assert all(torch.equal(parameter, before[name]) for name, parameter in policy.named_parameters())
+    merged = policy.merge_and_unload().state_dict()
+    assert handed.keys() == merged.keys() == load_policy(str(policy_dir)).state_dict().keys()
+    for name, tensor in handed.items():
+        torch.testing.assert_close(tensor, merged[name])
+
+
 @pytest.mark.cluster
 def test_two_sharded_workers_hand_their_weights_to_an_engine(batch: TrainBatch, engine: object, policy_dir: Path,
                                                              tmp_path: Path) -> None:
@@ -139,9 +159,9 @@ def test_two_sharded_workers_hand_their_weights_to_an_engine(batch: TrainBatch, 
 
 
 @pytest.mark.cluster
-def test_a_batch_with_fewer_prompts_than_workers_is_refused(batch: TrainBatch, tmp_path: Path) -> None:
-    learner = Learner(LearnerConfig(workers=5), ModelConfig(), "tgrpo", tmp_path, total_steps=1, tgrpo=TGRPOConfig())
-    with pytest.raises(SquallError, match="4 clips with a prompt cannot be shared out over 5 workers x 1 updates"):
+def test_a_batch_with_fewer_prompts_than_updates_is_refused(batch: TrainBatch, tmp_path: Path) -> None:
+    learner = Learner(LearnerConfig(updates_per_step=5), ModelConfig(), "tgrpo", tmp_path, total_steps=1, tgrpo=TGRPOConfig())
+    with pytest.raises(SquallError, match="4 clips with a prompt cannot be shared out over learner.updates_per_step 5"):
         learner.step(batch)
 
 

