@@ -93,13 +93,16 @@ class RolloutEngine:
 
     def __init__(self, model_path: str, config: EngineConfig) -> None:
         os.environ.update(_environment(config))  # before torch and vLLM read it
+        from vllm import AsyncEngineArgs
+        from vllm.v1.engine.async_llm import AsyncLLM
+
         from squall.algorithms.scoring import BAN_BIAS
         from squall.platform.models import banned_token_ids, load_processor
 
         self._config = config
         self._bias = dict.fromkeys(banned_token_ids(load_processor(model_path)), BAN_BIAS)
         self._loop = asyncio.get_running_loop()
-        self._llm = _start_llm(model_path, config)
+        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_arguments(model_path, config)))
         self._versioned = self._asleep = False
         self._updating = asyncio.Lock()
         self._counts = {"requests": 0, "answers": 0, "tokens": 0, "weight_updates": 0}
@@ -253,16 +256,14 @@ def _environment(config: EngineConfig) -> dict[str, str]:
     }
 
 
-def _start_llm(model_path: str, config: EngineConfig) -> Any:
-    from vllm import AsyncEngineArgs
+def _engine_arguments(model_path: str, config: EngineConfig) -> dict[str, Any]:
     from vllm.config.weight_transfer import WeightTransferConfig
-    from vllm.v1.engine.async_llm import AsyncLLM
 
     arguments: dict[str, Any] = dict(
         model=model_path, dtype=config.dtype, max_model_len=config.max_model_len, max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=max(8192, config.max_model_len), tensor_parallel_size=config.tensor_parallel_size,
         enforce_eager=config.enforce_eager, enable_prefix_caching=True, limit_mm_per_prompt={"video": 1, "image": 1},
-        logprobs_mode="processed_logprobs",
+        logprobs_mode="processed_logprobs", disable_log_stats=True,
         weight_transfer_config=WeightTransferConfig(backend=VLLM_NAMES[config.weight_transfer]),
     )
     if config.gpus:
@@ -270,7 +271,7 @@ def _start_llm(model_path: str, config: EngineConfig) -> Any:
     else:
         # vLLM rewinds a seeded request's generator after a partial prefill, which a CPU generator cannot do: it dies.
         arguments.update(enable_chunked_prefill=False, skip_mm_profiling=True)
-    return AsyncLLM.from_engine_args(AsyncEngineArgs(**arguments))
+    return arguments
 
 
 def _media(clip: Clip) -> dict[str, Any]:
