@@ -8,14 +8,14 @@ from typing import Any
 
 REASONS = {
     "zero_variance": "every answer earned the same, so there is nothing to learn from",
-    "surplus": "the step had enough groups already",
     "too_long": "question, clip and answer do not fit into engine.max_model_len",
     "infrastructure": "engines or workers failed at every attempt (workers.max_attempts)",
     "engine_died": "an engine died while it answered",
+    "corruption_died": "a corruption worker died while it rendered the clips",
+    "reward_died": "a reward worker died while it scored the answers",
     "worker_died": "a worker died while it had the group",
-    "stale_weights": "answers came from weights of another version",
-    "stale": "answers were older than max_staleness allows",
-    "timeout": "no result within workers.group_timeout_s",
+    "older_weights": "answers came from older weights than the engine was given",
+    "task_error": "code of a worker failed, such as a reward function; events.jsonl has the message",
     "decode_error": "the media file cannot be decoded",
     "missing_media": "the media file is not there",
     "too_few_frames": "the video has fewer frames than data.frames.min_frames",
