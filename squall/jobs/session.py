@@ -160,7 +160,7 @@ class Session:
         self._step_started = time.monotonic()
         self._spans: list[Span] = []
         self._reasons_told: set[str] = set()
-        self._stop_requested = self._can_stop_well = False
+        self._stop_requested = False
 
     def _count_earlier_drops(self) -> None:
         """What the steps of a resumed run lost before, so that its results count all of them."""
@@ -180,7 +180,6 @@ class Session:
 
     def __enter__(self) -> Session:
         self._stack.enter_context(self.progress)
-        self._stack.enter_context(self._signals_handled())
         for note in self.resumed.notes:
             self.progress.note(note)
         self.run.event("started", job=self.job.name, steps=self._total_steps, notes=self.job.report_section(self.config))
@@ -204,13 +203,13 @@ class Session:
 
     @contextmanager
     def _signals_handled(self) -> Iterator[None]:
-        """The first Ctrl-C or SIGTERM asks to stop, where stopping well is possible; the second stops at once."""
+        """The first Ctrl-C or SIGTERM asks to stop, the second stops at once. Enter it late: ray.init sets handlers too."""
         if threading.current_thread() is not threading.main_thread():
             yield
             return
 
         def handle(number: int, frame: Any) -> None:
-            if self._stop_requested or not self._can_stop_well:
+            if self._stop_requested:
                 raise KeyboardInterrupt
             self._stop_requested = True
             self.progress.note(f"{signal.Signals(number).name}: stopping after what the learner is doing, with a checkpoint; "
@@ -221,7 +220,7 @@ class Session:
             yield
         finally:
             for number, handler in before.items():
-                signal.signal(number, handler)
+                signal.signal(number, handler or signal.SIG_DFL)
 
     def check_stop(self) -> None:
         """Raise StopRequested after a first Ctrl-C or SIGTERM. Call it where nothing would be lost."""
@@ -231,11 +230,10 @@ class Session:
     @contextmanager
     def stops_well(self, learner: Learner | None, state: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
         """Inside the block StopRequested ends the run with a checkpoint and the command to resume it."""
-        self._can_stop_well = True
         try:
-            yield
+            with self._signals_handled():
+                yield
         except StopRequested:
-            self._stop_requested = False  # a further Ctrl-C must not interrupt the checkpoint in its middle by chance
             self.save(learner, state())
             self.run.event("interrupted", step=self.steps_done)
             self.progress.note(f"stopped after step {self.steps_done} of {self._total_steps}; resume with: "
@@ -245,8 +243,6 @@ class Session:
                 with suppress(SquallError, OSError):
                     self.save(learner, state())
             raise
-        finally:
-            self._can_stop_well = False
 
     def save(self, learner: Learner | None, state: Mapping[str, Any]) -> None:
         """Write a checkpoint of the steps done so far; nothing to do when there is one, or no step yet, or no learner.
