@@ -69,11 +69,13 @@ def kill_at_work(role: str, process: subprocess.Popen[bytes], log: Path) -> None
     engine, worker = (ray.get_actor(f"{name}-0", namespace="squall-hurt") for name in ("engine", role))
 
     def busy() -> bool:
-        return ray.get(engine.stats.remote(), timeout=60)["active_requests"] > 0
+        try:
+            return ray.get(engine.stats.remote(), timeout=60)["active_requests"] > 0
+        except ray.exceptions.RayError:  # killed before, and not back yet
+            return False
 
-    pid = ray.get(worker.ping.remote(), timeout=60)
     wait_for(busy, process, log, "request in flight")
-    os.kill(pid, signal.SIGKILL)
+    os.kill(ray.get(worker.ping.remote(), timeout=60), signal.SIGKILL)
 
 
 def test_kills_and_a_resume_change_neither_what_is_consumed_nor_what_is_learned(overrides: list[str], whole: Path,
