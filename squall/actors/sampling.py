@@ -393,6 +393,8 @@ class GroupSampler:
         if self._publish is None:
             raise SquallError("update_weights before connect: nobody has weights to hand over")
         self._supervisor.settle("engine")
+        for worker in (*self._supervisor.of("corruption"), *self._supervisor.of("reward")):
+            self._supervisor.suspect(worker, "")  # one that died with nothing in its hands is counted too
         engines = self._supervisor.of("engine")
         processes = [worker.process for worker in engines]
         lost = self._publish(version, reconnect=processes != self._processes)  # one may have died while nothing was asked

@@ -235,6 +235,7 @@ class Session:
                 yield
         except StopRequested:
             self.save(learner, state())
+            self._note_workers(self.steps_done)
             self.run.event("interrupted", step=self.steps_done)
             self.progress.note(f"stopped after step {self.steps_done} of {self._total_steps}; resume with: "
                                f"{resume_command(self.job.name, self.run)}")
@@ -345,9 +346,7 @@ class Session:
         if self.sampler.engines:
             own["idle/rollout"] = min(1.0, self.sampler.idle_seconds() / elapsed)
         own |= {f"retried/{reason}": count for reason, count in self.sampler.take_retries().items()}
-        for change in self.sampler.take_changes():
-            self.run.event("worker", step=step, worker=change.worker, before=change.before, after=change.after,
-                           reason=change.reason)
+        self._note_workers(step)
         self.tracker.log(step, {**own, **metrics})
         for name, value in metrics.items():
             if name.startswith("dropped/"):
@@ -356,6 +355,11 @@ class Session:
         self.progress.step(step, metrics)
         if step in self.config.trace_steps:
             self._write_trace(step, learner_spans)
+
+    def _note_workers(self, step: int) -> None:
+        for change in self.sampler.take_changes():
+            self.run.event("worker", step=step, worker=change.worker, before=change.before, after=change.after,
+                           reason=change.reason)
 
     def _write_trace(self, step: int, learner_spans: Sequence[tuple[str, float, float]]) -> None:
         driver = list(self._spans)

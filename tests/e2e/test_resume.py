@@ -84,12 +84,13 @@ def test_kills_and_a_resume_change_neither_what_is_consumed_nor_what_is_learned(
     words = ["@demo", *overrides, "name=hurt"]
     process = start(words, log)
     wait_for(lambda: (run / "consumed.jsonl").exists(), process, log, "first step")
+    kill_at_work("reward", process, log)
     kill_at_work("engine", process, log)
     again = [sys.executable, "-m", "squall", "train", "tgrpo", *words, "--resume"]
     refused = subprocess.run(again, capture_output=True, text=True)
     assert refused.returncode == 2 and "a live run is writing here" in refused.stderr
-    kill_at_work("reward", process, log)
     wait_for((run / "checkpoints" / "step-000002").is_dir, process, log, "checkpoint")
+    wait_for(lambda: "reward-0" in (run / "events.jsonl").read_text(), process, log, "word of the reward worker's death")
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=120) == 0, log.read_text()
     command = re.search(r"resume with: squall train tgrpo (\S+) --resume", log.read_text())

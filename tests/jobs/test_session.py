@@ -7,6 +7,7 @@ import json
 import os
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -77,6 +78,7 @@ def test_resuming_needs_the_run_and_its_method(manifest: Path) -> None:
 
 def test_the_first_signal_asks_to_stop_and_the_second_stops(manifest: Path) -> None:
     with open_session(manifest) as session, session.stops_well(None, dict):
+        session.sampler = SimpleNamespace(take_changes=lambda: [])  # no worker was started
         os.kill(os.getpid(), signal.SIGTERM)
         session.check_stop()
         raise AssertionError("the request was not noticed")
