@@ -16,11 +16,11 @@ from squall.platform.config import Config
 from squall.platform.errors import ConfigError, SquallError
 from squall.platform.runs import RunDirectory, checkpoint_step, read_lines
 
+OPTIMISER = "learner.optimiser"
 FREE = ("resume", "name", "output", "steps", "max_staleness", "ray_address", "engine", "workers", "tracking", "trace_steps",
         "max_sampled_groups", "checkpoint_every_steps", "learner.workers", "learner.cpus", "learner.threads", "learner.gpus",
         "learner.tokens_per_microbatch", "learner.shared_prefix", "learner.gradient_checkpointing", "learner.vision_cache_mib",
-        "learner.start_timeout_s", "learner.step_timeout_s", "learner.optimiser.zero_stage",
-        "learner.optimiser.offload_optimiser")
+        "learner.start_timeout_s", "learner.step_timeout_s", f"{OPTIMISER}.zero_stage", f"{OPTIMISER}.offload_optimiser")
 """Keys that a resumed run may change: where, how fast and how long it runs, what is kept. Others would make it another run."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -69,8 +69,8 @@ def find_sampling_point(run: RunDirectory) -> ResumePoint:
     return ResumePoint(len(rows), state={"cursor": sum(len(row["groups"]) for row in rows)})
 
 
-def check_same_run(config: Config, run: RunDirectory) -> None:
-    """Compare a configuration with the one that a run began with.
+def check_same_run(config: Config, run: RunDirectory) -> tuple[str, ...]:
+    """Compare a configuration with the one that a run began with; returns what the user should know of a change.
 
     Raises:
         ConfigError: a key differs that would make it another run.
@@ -84,6 +84,10 @@ def check_same_run(config: Config, run: RunDirectory) -> None:
         raise ConfigError(f"{run.path} was begun with {key} = {stored.get(key)!r}, and now it is {now.get(key)!r}{more}. "
                           f"Resume it as it was (squall ... {run.config} --resume), or start a new run from its weights: "
                           "model.path=")
+    schedule = now.get(f"{OPTIMISER}.schedule", "constant")
+    if now["steps"] == stored["steps"] or schedule == "constant":
+        return ()
+    return (f"steps was {stored['steps']} and is {now['steps']}: the {schedule} learning rate follows the new length",)
 
 
 def resume_command(job: str, run: RunDirectory) -> str:

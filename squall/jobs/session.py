@@ -137,8 +137,7 @@ class Session:
         self.run = RunDirectory.create(config.output, self.job.command[-1], config.name, resume=config.resume)
         self._stack = ExitStack()
         self._stack.callback(self.run.lock().close)
-        if config.resume:
-            check_same_run(config, self.run)
+        self._changes = check_same_run(config, self.run) if config.resume else ()
         self.run.sweep()
         samples_only = getattr(config, "rollouts_only", False)
         find = find_sampling_point if samples_only else find_resume_point
@@ -180,7 +179,7 @@ class Session:
 
     def __enter__(self) -> Session:
         self._stack.enter_context(self.progress)
-        for note in self.resumed.notes:
+        for note in (*self._changes, *self.resumed.notes):
             self.progress.note(note)
         self.run.event("started", job=self.job.name, steps=self._total_steps, notes=self.job.report_section(self.config))
         for rejection in self.manifest.rejected:

@@ -70,9 +70,15 @@ def test_another_configuration_is_refused(run: RunDirectory, override: str, mess
 
 def test_where_how_fast_and_how_long_may_change(run: RunDirectory) -> None:
     run.write_config(dump_yaml(load_config(TGRPOJobConfig, "@demo")))
-    check_same_run(load_config(TGRPOJobConfig, "@demo", [
+    assert not check_same_run(load_config(TGRPOJobConfig, "@demo", [
         "max_staleness=1", "resume=true", "steps=500", "learner.workers=2", "learner.optimiser.zero_stage=2",
         "engine.count=3"]), run)
+
+
+def test_a_new_length_that_bends_the_schedule_is_told(run: RunDirectory) -> None:
+    run.write_config(dump_yaml(load_config(TGRPOJobConfig, "@demo", ["steps=30", "learner.optimiser.schedule=cosine"])))
+    config = load_config(TGRPOJobConfig, "@demo", ["steps=60", "learner.optimiser.schedule=cosine"])
+    assert check_same_run(config, run) == ("steps was 30 and is 60: the cosine learning rate follows the new length",)
 
 
 def test_the_command_to_resume_can_be_pasted(run: RunDirectory, monkeypatch: pytest.MonkeyPatch) -> None:
