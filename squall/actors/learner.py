@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 import threading
 import time
+from collections.abc import Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, Literal
@@ -126,9 +127,9 @@ class Learner:
         self.begin(batch)
         return self._wait()
 
-    def publish(self, version: int, *, reconnect: bool = False) -> list[int]:
-        """Hand the current weights to the engines under a version; returns the numbers of engines that died meanwhile."""
-        self._send(Publish(version, reconnect), f"handing over weights {version}")
+    def publish(self, version: int, engines: Sequence[int] | None = None, *, reconnect: bool = False) -> list[int]:
+        """Hand the current weights to the engines of these numbers, by default all; returns those that died meanwhile."""
+        self._send(Publish(version, None if engines is None else tuple(engines), reconnect), f"handing over weights {version}")
         return self._wait()["lost"]
 
     def save(self, directory: Path) -> None:

@@ -282,7 +282,7 @@ class LearnerWorker:
         """Send the current weights to every engine; a collective."""
         if self.fleet is None:
             raise SquallError("this learner was started without engines to hand weights to")
-        self.fleet.version = command.version
+        self.fleet.aim(command.version, command.engines)
         if command.reconnect and self.sender is not None:
             self.sender.shutdown()
             self.sender = None

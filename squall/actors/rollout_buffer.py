@@ -58,6 +58,8 @@ class Publish:
     """Hand the learner's weights to the engines under a version."""
 
     version: int
+    engines: tuple[int, ...] | None = None
+    """Numbers of the engines that live; None for all."""
     reconnect: bool = False
     """Open the connection anew first, because an engine was replaced."""
 

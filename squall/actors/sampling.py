@@ -35,8 +35,8 @@ from squall.platform.video import FrameSampling
 class Publisher(Protocol):
     """Hands the learner's weights to the engines; `Learner.publish` is one."""
 
-    def __call__(self, version: int, *, reconnect: bool) -> Sequence[int]:
-        """Returns the numbers of engines that died meanwhile."""
+    def __call__(self, version: int, engines: Sequence[int], *, reconnect: bool) -> Sequence[int]:
+        """Hand a version to the engines of these numbers; returns those of engines that died meanwhile."""
 
 
 class WorkersConfig(Config):
@@ -397,7 +397,8 @@ class GroupSampler:
             self._supervisor.suspect(worker, "")  # one that died with nothing in its hands is counted too
         engines = self._supervisor.of("engine")
         processes = [worker.process for worker in engines]
-        lost = self._publish(version, reconnect=processes != self._processes)  # one may have died while nothing was asked
+        # One may have died while nothing was asked: another process is another connection.
+        lost = self._publish(version, [worker.number for worker in engines], reconnect=processes != self._processes)
         self._processes, self._version = processes, version
         for worker in engines:
             if worker.number in lost:

@@ -16,6 +16,7 @@ from ray.exceptions import RayActorError, RayError
 
 from squall.actors.health import WorkerEvent, WorkerState, next_state
 from squall.platform.errors import SquallError, cause
+from squall.platform.runs import utc_now
 
 PING_TIMEOUT_S = 30.0
 """A worker that has not answered a ping by then hangs: it is killed, and Ray starts it anew."""
@@ -32,6 +33,7 @@ class Worker:
     actor: Any
     state: WorkerState = WorkerState.HEALTHY
     process: int = 0
+    deaths: int = 0
     question: Any = None
     """Reference to the answer that is awaited."""
     deadline: float = 0.0
@@ -50,6 +52,8 @@ class Change:
     before: WorkerState
     after: WorkerState
     reason: str
+    time: str = field(default_factory=utc_now)
+    """When it was seen, UTC."""
 
 
 @dataclass(slots=True)
@@ -177,6 +181,9 @@ class Supervisor:
 
     def _started(self, worker: Worker, process: int) -> None:
         worker.process = process
+        for _ in range(_restarts(worker.actor) - worker.deaths):  # it came back and died once more before it was asked
+            self._move(worker, WorkerEvent.DIED, "died again before it was asked")
+            self._move(worker, WorkerEvent.RESTART, "Ray starts it anew")
         self.restarts[worker.role] += 1
         self._move(worker, WorkerEvent.STARTED, f"process {process}")
         if worker.role != "engine":  # nothing but an engine holds weights
@@ -190,6 +197,12 @@ class Supervisor:
 
     def _move(self, worker: Worker, event: WorkerEvent, reason: str) -> None:
         before, worker.state = worker.state, next_state(worker.state, event)
+        worker.deaths += event is WorkerEvent.DIED
         asked = {before, worker.state} <= {WorkerState.HEALTHY, WorkerState.SUSPECT}  # asking alone is no news
         if worker.state is not before and reason and not asked:
             self.changes.append(Change(worker.name, before, worker.state, reason))
+
+
+def _restarts(actor: Any) -> int:
+    """How often Ray has started an actor anew; its public State API would need the dashboard."""
+    return ray._private.state.actors(actor._actor_id.hex())["NumRestarts"]

@@ -57,15 +57,27 @@ class EngineFleet:
         self.engines, self.ranks_per_engine = list(engines), ranks_per_engine
         self.version = 0
         """Version under which the next weights go out."""
+        self.members = list(range(len(self.engines)))
+        """Numbers of the engines that they go to: those that were not given up."""
         self.lost: list[int] = []
         """Numbers of the engines that died during the last update."""
         self._vision_changed, self._timeout_s = vision_changed, timeout_s
 
+    def aim(self, version: int, members: Sequence[int] | None = None) -> None:
+        """Set the version of the next weights and which engines receive them, by default all."""
+        self.version = version
+        self.members = list(range(len(self.engines)) if members is None else members)
+
+    @property
+    def ranks(self) -> int:
+        """Processes of all members together."""
+        return len(self.members) * self.ranks_per_engine
+
     def init_weight_transfer_engine(self, init_info: dict[str, Any]) -> None:
-        """Connect every engine; in a process group engine i takes the ranks after the sender's and its predecessors'."""
+        """Connect the members; in a process group each takes the ranks after the sender's and its predecessors'."""
         ranks, self.lost = self.ranks_per_engine, []
-        self._call("connect", [init_info | ({"rank_offset": 1 + i * ranks} if "rank_offset" in init_info else {})
-                               for i in range(len(self.engines))])
+        self._call("connect", {number: init_info | ({"rank_offset": 1 + place * ranks} if "rank_offset" in init_info else {})
+                               for place, number in enumerate(self.members)})
 
     def start_weight_update(self) -> None:
         """Let running requests end and hold new ones back."""
@@ -74,16 +86,18 @@ class EngineFleet:
 
     def update_weights(self, update_info: dict[str, Any]) -> None:
         """Receive weights."""
-        self._call("update_weights", [update_info] * len(self.engines))
+        self._call("update_weights", dict.fromkeys(self.members, update_info))
 
     def finish_weight_update(self, weight_version: str | None = None) -> None:
         """Stamp the version, forget what was computed from older weights, go on."""
         version = self.version if weight_version is None else int(weight_version)
-        self._call("finish_weight_update", [version] * len(self.engines), [self._vision_changed] * len(self.engines))
+        changed = dict.fromkeys(self.members, self._vision_changed)
+        self._call("finish_weight_update", dict.fromkeys(self.members, version), changed)
 
-    def _call(self, method: str, *arguments: Sequence[Any]) -> None:
-        alive = [i for i in range(len(self.engines)) if i not in self.lost]
-        calls = {i: getattr(self.engines[i], method).remote(*(values[i] for values in arguments)) for i in alive}
+    def _call(self, method: str, *arguments: Mapping[int, Any]) -> None:
+        alive = [number for number in self.members if number not in self.lost]
+        calls = {number: getattr(self.engines[number], method).remote(*(values[number] for values in arguments))
+                 for number in alive}
         for number, reference in calls.items():
             try:
                 ray.get(reference, timeout=self._timeout_s)
@@ -114,7 +128,7 @@ def _init_info(backend: Backend, rank: int, fleet: EngineFleet) -> Any:
     with socket.socket() as probe:
         probe.bind(("", 0))
         port = probe.getsockname()[1]
-    return NCCLTrainerInitInfo(ray.util.get_node_ip_address(), port, 1 + len(fleet.engines) * fleet.ranks_per_engine, rank=rank)
+    return NCCLTrainerInitInfo(ray.util.get_node_ip_address(), port, 1 + fleet.ranks, rank=rank)
 
 
 class SharedMemorySender:

@@ -357,8 +357,8 @@ class Session:
 
     def _note_workers(self, step: int) -> None:
         for change in self.sampler.take_changes():
-            self.run.event("worker", step=step, worker=change.worker, before=change.before, after=change.after,
-                           reason=change.reason)
+            self.run.event("worker", time=change.time, step=step, worker=change.worker, before=change.before,
+                           after=change.after, reason=change.reason)
 
     def _write_trace(self, step: int, learner_spans: Sequence[tuple[str, float, float]]) -> None:
         driver = list(self._spans)

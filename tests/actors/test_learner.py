@@ -144,7 +144,7 @@ def test_two_sharded_workers_hand_their_weights_to_an_engine(batch: TrainBatch, 
         assert learner.publish(2, reconnect=True) == []
     finally:
         learner.stop()
-        fleet.version = 0
+        fleet.aim(0)
         open_sender("shared_memory", 0, fleet, load_policy(str(policy_dir)).state_dict().items()).send_weights()
     assert ray.get(engine.generate.remote(request, clip), timeout=60)[0].logprobs == pytest.approx(before.logprobs, abs=1e-5)
 

@@ -114,7 +114,7 @@ def test_new_weights_change_what_is_sampled_and_old_ones_bring_it_back(engine, r
     fleet = EngineFleet([engine], 1, vision_changed=True, timeout_s=60)
     seen = []
     for version, weights in ((7, changed), (0, original)):
-        fleet.version = version
+        fleet.aim(version)
         running = engine.generate.remote(request("running", n=8, sampling=SamplingSpec(max_tokens=64, seed=2)), clip)
         open_sender("shared_memory", 0, fleet, weights.items()).send_weights()
         assert fleet.lost == [] and not list(SHARED_MEMORY.glob(f"{PREFIX}{os.getuid()}-{os.getpid()}-*"))
@@ -143,7 +143,7 @@ def test_an_engine_asleep_holds_questions_back_until_it_has_new_weights(engine, 
     fleet = EngineFleet([engine], 1, vision_changed=True, timeout_s=60)
     weights = load_policy(str(policy_dir)).state_dict()
     for version in (5, 0):  # 0 again: the engine is shared with other tests
-        fleet.version = version
+        fleet.aim(version)
         open_sender("shared_memory", 0, fleet, weights.items()).send_weights()
         if version:
             after = ray.get(waiting, timeout=60)[0]

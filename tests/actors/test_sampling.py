@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 import signal
+import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
 import ray
+from ray.exceptions import RayActorError
 
 from squall.actors.rollout_engine import EngineConfig
 from squall.actors.sampling import GroupPlan, GroupSampler, SamplerConfig, WorkersConfig
@@ -60,7 +63,8 @@ def test_a_worker_killed_at_work_comes_back_and_nothing_is_lost_or_doubled(sampl
                                                                            role: str) -> None:
     before = sampler.run(plans[:2])
     worker = ray.get_actor(f"{role}-0", namespace="squall-sampling-test")
-    os.kill(ray.get(worker.ping.remote()), signal.SIGKILL)
+    for _ in range(2):  # the second time before the sampler has asked
+        os.kill(process_of(worker), signal.SIGKILL)
     outcomes = sampler.run([plan for plan in plans if plan.group_id != "g4"])
     assert all(outcome.scored is not None for outcome in outcomes)
     assert len({outcome.plan.group_id for outcome in outcomes}) == len(plans) - 1
@@ -69,7 +73,16 @@ def test_a_worker_killed_at_work_comes_back_and_nothing_is_lost_or_doubled(sampl
     assert texts[:2] == texts[2:]
     assert sampler.take_retries().total() > 0
     states = [(change.worker, str(change.after)) for change in sampler.take_changes()]
-    assert (f"{role}-0", "dead") in states and {name for name, _ in states} == {f"{role}-0"}
+    assert states.count((f"{role}-0", "dead")) == 2 and {name for name, _ in states} == {f"{role}-0"}
+
+
+def process_of(worker) -> int:
+    """The worker's process id, once it answers."""
+    while True:
+        try:
+            return ray.get(worker.ping.remote(), timeout=30)
+        except RayActorError:
+            time.sleep(0.1)
 
 
 def test_an_engine_that_comes_back_samples_from_the_current_weights(sampler: GroupSampler, plans: list[GroupPlan],
@@ -77,8 +90,8 @@ def test_an_engine_that_comes_back_samples_from_the_current_weights(sampler: Gro
     weights = {name: tensor * 1.05 for name, tensor in load_policy(str(policy_dir)).state_dict().items()}
     fleet = EngineFleet(sampler.engines, 1, vision_changed=True, timeout_s=120)
 
-    def publish(version: int, *, reconnect: bool) -> list[int]:
-        fleet.version = version
+    def publish(version: int, engines: Sequence[int], *, reconnect: bool) -> list[int]:
+        fleet.aim(version, engines)
         open_sender("shared_memory", 0, fleet, weights.items()).send_weights()
         return fleet.lost
 

@@ -49,10 +49,14 @@ class Endpoint:
 @pytest.mark.cluster
 def test_engines_of_a_process_group_take_consecutive_ranks_after_the_sender(ray_cluster: object) -> None:
     endpoints = [Endpoint.remote() for _ in range(3)]
-    EngineFleet(endpoints, ranks_per_engine=2, vision_changed=False, timeout_s=30).init_weight_transfer_engine(
-        {"rank_offset": 1, "world_size": 7})
-    assert ray.get([endpoint.what.remote() for endpoint in endpoints]) == [
-        [{"rank_offset": offset, "world_size": 7}] for offset in (1, 3, 5)]
+    fleet = EngineFleet(endpoints, ranks_per_engine=2, vision_changed=False, timeout_s=30)
+    assert fleet.ranks == 6
+    fleet.init_weight_transfer_engine({"rank_offset": 1})
+    fleet.aim(2, [0, 2])  # the second was given up
+    assert fleet.ranks == 4
+    fleet.init_weight_transfer_engine({"rank_offset": 1})
+    told = [[info["rank_offset"] for info in ray.get(endpoint.what.remote())] for endpoint in endpoints]
+    assert told == [[1, 1], [3], [5, 3]]
 
 
 @pytest.mark.cluster
