@@ -71,6 +71,24 @@ def learning_rate_at(config: OptimiserConfig, update: int, total_updates: int) -
     return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * shape)
 
 
+def trainer_class() -> type[Any]:
+    """Ray's TorchTrainer without the helper that watches over its placement group.
+
+    The helper asks the first Ray dashboard of the machine that it finds whether the controller lives. That may be another
+    cluster's, which knows no such actor, and the helper removes the placement group of a run that is well. The end of a job
+    frees it anyhow.
+    """
+    from ray.train.torch import TorchTrainer
+    from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+    class Trainer(TorchTrainer):
+        def _create_default_callbacks(self) -> list[Any]:
+            return [callback for callback in super()._create_default_callbacks()
+                    if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+    return Trainer
+
+
 class Learner:
     """Driver's handle on the Ray Train learner. `start`; then `step`, or `begin` and `poll`, in order; then `stop`."""
 
@@ -168,12 +186,11 @@ class Learner:
 
     def _fit(self) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
-        from ray.train.torch import TorchTrainer
 
         from squall.actors.learner_worker import learner_loop
 
         resources = {"CPU": self.config.cpus} | ({"GPU": self.config.gpus} if self.config.gpus else {})
-        trainer = TorchTrainer(
+        trainer = trainer_class()(
             learner_loop, train_loop_config=self._loop_config,
             scaling_config=ScalingConfig(num_workers=self.config.workers, use_gpu=self.config.gpus > 0,
                                          resources_per_worker=resources),

@@ -9,11 +9,12 @@ import numpy as np
 import pytest
 import ray
 import torch
+from ray.train.torch import TorchTrainer
 from safetensors.torch import load_file
 
 from squall.actors import deepspeed_backend
 from squall.actors.deepspeed_backend import OptimiserConfig
-from squall.actors.learner import Learner, LearnerConfig, learning_rate_at
+from squall.actors.learner import Learner, LearnerConfig, learning_rate_at, trainer_class
 from squall.actors.learner_worker import LearnerWeights, RestoredState
 from squall.actors.rollout_buffer import TrainBatch, TrainSequence
 from squall.actors.rollout_engine import GenerateRequest
@@ -67,6 +68,13 @@ def one_worker(batch: TrainBatch, tmp_path_factory: pytest.TempPathFactory) -> t
     """Two steps on one worker without ZeRO, every answer behind a prompt of its own; their metrics and checkpoints."""
     path = tmp_path_factory.mktemp("one")
     return train(batch, path, workers=1, zero_stage=0, shared=False), path
+
+
+@pytest.mark.cluster
+def test_no_helper_of_ray_train_asks_another_clusters_dashboard_whether_the_run_lives(ray_cluster: object) -> None:
+    ours, rays = ({type(callback).__name__ for callback in made(print)._create_default_callbacks()}
+                  for made in (trainer_class(), TorchTrainer))
+    assert rays - ours == {"PlacementGroupCleanerCallback"} and "BackendSetupCallback" in ours
 
 
 @pytest.mark.cluster
