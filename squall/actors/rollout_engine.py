@@ -106,6 +106,7 @@ class RolloutEngine:
         self._bias = dict.fromkeys(banned_token_ids(load_processor(model_path)), BAN_BIAS)
         self._loop = asyncio.get_running_loop()
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_arguments(model_path, config)))
+        _unlink_shared_buffers(os.getpid())
         self._versioned = self._asleep = False
         self._updating = asyncio.Lock()
         self._counts = {"requests": 0, "answers": 0, "tokens": 0, "weight_updates": 0}
@@ -116,7 +117,6 @@ class RolloutEngine:
         """Returns the process id once the engine can serve; its weights are version 0, those of the model directory."""
         if not self._versioned:
             await self._llm.update_weight_version("0")
-            _unlink_shared_buffers(os.getpid())
             self._versioned = True
         await self._llm.check_health()
         return os.getpid()
