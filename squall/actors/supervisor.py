@@ -181,7 +181,7 @@ class Supervisor:
 
     def _started(self, worker: Worker, process: int) -> None:
         worker.process = process
-        for _ in range(_restarts(worker.actor) - worker.deaths):  # it came back and died once more before it was asked
+        for _ in range(_restarts(worker.actor, process) - worker.deaths):  # it came back and died once more before it was asked
             self._move(worker, WorkerEvent.DIED, "died again before it was asked")
             self._move(worker, WorkerEvent.RESTART, "Ray starts it anew")
         self.restarts[worker.role] += 1
@@ -203,6 +203,10 @@ class Supervisor:
             self.changes.append(Change(worker.name, before, worker.state, reason))
 
 
-def _restarts(actor: Any) -> int:
-    """How often Ray has started an actor anew; its public State API would need the dashboard."""
-    return ray._private.state.actors(actor._actor_id.hex())["NumRestarts"]
+def _restarts(actor: Any, process: int) -> int:
+    """How often Ray had started an actor anew when it started this process; 0 where that is not known (any more).
+
+    Ray's public State API would need the dashboard.
+    """
+    entry = ray._private.state.actors(actor._actor_id.hex())
+    return entry["NumRestarts"] if (entry["State"], entry["Pid"]) == ("ALIVE", process) else 0
