@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import ray
@@ -15,6 +17,17 @@ from squall.platform.seeds import derive_seed
 from squall.platform.video import ClipCache, FrameSampling
 
 CACHE_BYTES = 8 << 30
+
+
+@dataclass(frozen=True, slots=True)
+class Rendering:
+    """What is known of the clips of a question, beside their pixels."""
+
+    clip_hashes: Mapping[Branch, str]
+    frames: int
+    """Of all branches together."""
+    corruption_s: float
+    """Time that the corruption took; 0 without one."""
 
 
 @ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups={"health": 1},
@@ -46,19 +59,23 @@ class CorruptionWorker:
         The shuffled branch permutes the corrupted clip where there is a corruption, else the clean one.
 
         Returns:
-            The content hash per branch, then one `Clip` per branch: separate objects that the caller owns.
+            A `Rendering`, then one `Clip` per branch: separate objects that the caller owns.
 
         Raises:
             DataError: the media cannot be read.
         """
         clean = self._cache.load(sample.media, self._sampling, sample_id=sample.id, media_type=sample.media_type,
                                  num_threads=self._threads)
+        started = time.monotonic()
         corrupted = clean if spec is None else _with_frames(clean, render(clean.frames, spec))
+        corruption_s = 0.0 if spec is None else time.monotonic() - started
         clips = {Branch.CLEAN: clean, Branch.CORRUPTED: corrupted}
         if Branch.SHUFFLED in branches:
             frames, _ = shuffle_frames(corrupted.frames, derive_seed(seed, sample.id, Branch.SHUFFLED.value))
             clips[Branch.SHUFFLED] = _with_frames(clean, frames)
-        return ({branch: clips[branch].content_hash for branch in branches}, *(clips[branch] for branch in branches))
+        chosen = [clips[branch] for branch in branches]
+        hashes = {branch: clip.content_hash for branch, clip in zip(branches, chosen, strict=True)}
+        return Rendering(hashes, sum(len(clip.frames) for clip in chosen), corruption_s), *chosen
 
 
 def _with_frames(clip: Clip, frames: object) -> Clip:

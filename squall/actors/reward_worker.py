@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Mapping
 
 import ray
 
 from squall.actors.cluster import set_threads
+from squall.actors.corruption_worker import Rendering
 from squall.algorithms.rewards import RewardConfig, load_rewards, score_group
-from squall.platform.records import Branch, CorruptionSpec, Rollout, SampledGroup, ScoredGroup, VideoSample
+from squall.platform.records import CorruptionSpec, Rollout, SampledGroup, ScoredGroup, VideoSample
 
 
 @ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups={"health": 1},
@@ -35,7 +35,7 @@ class RewardWorker:
         return os.getpid()
 
     def score(self, group_id: str, sample: VideoSample, prompt: str, spec: CorruptionSpec | None,
-              clip_hashes: Mapping[Branch, str], *branches: tuple[Rollout, ...]) -> ScoredGroup:
+              rendering: Rendering, *branches: tuple[Rollout, ...]) -> ScoredGroup:
         """Put the branches of a question together and compute every configured reward."""
         rollouts = tuple(rollout for branch in branches for rollout in branch)
-        return score_group(SampledGroup(group_id, sample, prompt, spec, clip_hashes, rollouts), self._config)
+        return score_group(SampledGroup(group_id, sample, prompt, spec, rendering.clip_hashes, rollouts), self._config)

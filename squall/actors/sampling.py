@@ -11,6 +11,7 @@ from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Protocol
 
 import ray
@@ -18,7 +19,7 @@ from pydantic import Field
 from ray.exceptions import RayError, RayTaskError
 
 from squall.actors.cluster import namespace_for
-from squall.actors.corruption_worker import CorruptionWorker
+from squall.actors.corruption_worker import CorruptionWorker, Rendering
 from squall.actors.health import WorkerState
 from squall.actors.reward_worker import RewardWorker
 from squall.actors.rollout_engine import EngineConfig, GenerateRequest, RolloutEngine
@@ -120,6 +121,29 @@ class SamplerConfig:
 
 
 @dataclass(slots=True)
+class Work:
+    """What was rendered and sampled in some time."""
+
+    amounts: Counter[str] = field(default_factory=Counter)
+    """Clips, frames, answers and tokens."""
+    corruption_s: dict[str, list[float]] = field(default_factory=dict)
+    """Seconds of every corrupted clip, by kind."""
+
+    def add(self, plan: GroupPlan, rendering: Rendering, group: ScoredGroup) -> None:
+        """Count one group."""
+        rollouts = group.sampled.rollouts
+        self.amounts.update(clips=len(rendering.clip_hashes), frames=rendering.frames, answers=len(rollouts),
+                            tokens=sum(len(rollout.token_ids) for rollout in rollouts))
+        if plan.corruption is not None:
+            self.corruption_s.setdefault(plan.corruption.kind, []).append(rendering.corruption_s)
+
+    def metrics(self, seconds: float) -> dict[str, float]:
+        """Amounts per second of a time this long, and the mean milliseconds of each corruption."""
+        rates = {f"{name}_per_s": amount / seconds for name, amount in self.amounts.items()}
+        return rates | {f"corruption_ms/{kind}": 1000 * fmean(times) for kind, times in self.corruption_s.items()}
+
+
+@dataclass(slots=True)
 class _Flight:
     """A plan on its way through the actors."""
 
@@ -129,7 +153,7 @@ class _Flight:
     version: int
     """Weights that the engines held when it started."""
     workers: Mapping[str, Worker]
-    hashes: Any
+    rendering: Any
     clips: list[Any]
     answers: list[Any]
     deadline: float
@@ -143,20 +167,22 @@ class GroupSampler:
     `run` takes a batch and waits for it. `submit` and `poll` let other work go on meanwhile.
     """
 
-    def __init__(self, config: SamplerConfig, engine_class: Any = RolloutEngine) -> None:
-        """`engine_class` is a Ray actor class with the methods of `RolloutEngine`."""
+    def __init__(self, config: SamplerConfig, engine_class: Any = RolloutEngine,
+                 on_state: Callable[[str, str], None] = lambda worker, state: None) -> None:
+        """`engine_class` is a Ray actor class with the methods of `RolloutEngine`; `on_state` hears of every worker's state."""
         if config.engine.dtype == "auto":  # vLLM's own auto would take half precision, and drift from the learner
             config = replace(config, engine=config.engine.model_copy(update={"dtype": config.model.dtype}))
         self._config, self._engine_class = config, engine_class
         self._template = prompt_template(config.prompt_template)
         self._processor = load_processor(config.model_path)
-        self._supervisor = Supervisor(config.engine.startup_timeout_s)
+        self._supervisor = Supervisor(config.engine.startup_timeout_s, on_state)
         self._waiting: deque[tuple[Hashable, GroupPlan, int]] = deque()
         self._flights: dict[Any, _Flight] = {}
         self._version = 0
         self._processes: list[int] = []
         self._publish: Publisher | None = None
         self._retried: Counter[str] = Counter()
+        self._work = Work()
         self._idle_since: float | None = time.monotonic()
         self._idle_s = 0.0
 
@@ -251,6 +277,11 @@ class GroupSampler:
         retried, self._retried = self._retried, Counter()
         return retried
 
+    def take_work(self) -> Work:
+        """What was rendered and sampled since this was last asked."""
+        work, self._work = self._work, Work()
+        return work
+
     def take_changes(self) -> list[Change]:
         """Workers that died, restarted or were given up since this was last asked."""
         changes = list(self._supervisor.changes)
@@ -274,15 +305,15 @@ class GroupSampler:
 
     def _fly(self, key: Hashable, plan: GroupPlan, attempt: int, workers: Mapping[str, Worker]) -> None:
         branches = _branches(plan)
-        hashes, *clips = workers["corruption"].actor.prepare.options(num_returns=1 + len(branches)).remote(
+        rendering, *clips = workers["corruption"].actor.prepare.options(num_returns=1 + len(branches)).remote(
             plan.sample, plan.corruption, branches, plan.sampling.seed or 0)
         prompt = self._prompt(plan.sample)
         answers = [workers["engine"].actor.generate.remote(
             GenerateRequest(prompt, plan.sample.id, f"{plan.group_id}#{attempt}", branch, plan.branches[branch],
                             plan.sampling), clip) for branch, clip in zip(branches, clips, strict=True)]
-        final = workers["reward"].actor.score.remote(plan.group_id, plan.sample, prompt, plan.corruption, hashes, *answers)
+        final = workers["reward"].actor.score.remote(plan.group_id, plan.sample, prompt, plan.corruption, rendering, *answers)
         deadline = time.monotonic() + self._config.workers.group_timeout_s
-        self._flights[final] = _Flight(key, plan, attempt, self._version, workers, hashes, clips, answers, deadline)
+        self._flights[final] = _Flight(key, plan, attempt, self._version, workers, rendering, clips, answers, deadline)
 
     def _prompt(self, sample: VideoSample) -> str:
         return render_prompt(self._processor, build_messages(sample, self._template))
@@ -303,6 +334,7 @@ class GroupSampler:
         if any(rollout.weight_version < flight.version for rollout in scored.sampled.rollouts):
             self._supervisor.suspect(flight.workers["engine"], "answered from older weights")
             return self._try_again(flight, "older_weights", "answers from weights of an older version")
+        self._work.add(flight.plan, ray.get(flight.rendering), scored)
         names = [scored.sampled.clip_hashes[branch] for branch in _branches(flight.plan)]
         return SampledOutcome(flight.plan, scored, dict(zip(names, flight.clips, strict=True)))
 
@@ -332,7 +364,7 @@ class GroupSampler:
     @staticmethod
     def _stuck(flight: _Flight) -> tuple[Worker, str]:
         """The worker that a flight waits for, and what for."""
-        for role, references, phase in (("corruption", [flight.hashes], "decoding and corrupting the clip"),
+        for role, references, phase in (("corruption", [flight.rendering], "decoding and corrupting the clip"),
                                         ("engine", flight.answers, "sampling answers")):
             ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
             if len(ready) < len(references):
@@ -355,7 +387,7 @@ class GroupSampler:
     def _prepared(self, plan: GroupPlan, references: list[Any]) -> Prepared:
         for attempt in range(self._config.workers.max_attempts):
             try:
-                hashes = ray.get(references[0], timeout=self._config.workers.group_timeout_s)
+                hashes = ray.get(references[0], timeout=self._config.workers.group_timeout_s).clip_hashes
             except DataError as error:
                 return Prepared(plan, failure=Failure(error.reason, str(error)))
             except RayError as error:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,6 +61,8 @@ class Supervisor:
     """States of all workers of a run, by the rules of `health.next_state`."""
 
     startup_timeout_s: float
+    on_state: Callable[[str, str], None] = lambda worker, state: None
+    """Called with the name and the state of a worker that is new or changes."""
     workers: list[Worker] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     """What happened since the list was last emptied by its reader."""
@@ -85,6 +87,8 @@ class Supervisor:
                 worker.process = ray.get(reference)
             except RayError as error:
                 raise SquallError(f"{worker.name} could not start: {cause(error)}") from error
+        for worker in made:
+            self.on_state(worker.name, worker.state)
         self.workers += made
 
     def of(self, role: str) -> list[Worker]:
@@ -197,6 +201,8 @@ class Supervisor:
 
     def _move(self, worker: Worker, event: WorkerEvent, reason: str) -> None:
         before, worker.state = worker.state, next_state(worker.state, event)
+        if worker.state is not before:
+            self.on_state(worker.name, worker.state)
         worker.deaths += event is WorkerEvent.DIED
         asked = {before, worker.state} <= {WorkerState.HEALTHY, WorkerState.SUSPECT}  # asking alone is no news
         if worker.state is not before and reason and not asked:

@@ -16,6 +16,7 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from squall.actors.cluster import Demand, ResourcePlan, start_ray, stop_ray
+from squall.actors.gauges import RayGauges
 from squall.actors.learner import Learner, LearnerConfig, Objective
 from squall.actors.rollout_engine import EngineConfig
 from squall.actors.sampling import Failure, GroupPlan, GroupSampler, SamplerConfig, WorkersConfig
@@ -275,7 +276,10 @@ class Session:
             cluster = start_ray(self.config.ray_address)
             self._stack.callback(stop_ray)
             plan.check(cluster)
-        self.tracker = open_tracker(self.run.path, self.config.tracking, self.config.model_dump(mode="json"))
+        self.gauges = RayGauges(self.run.name)
+        self.gauges.set("steps", self._total_steps)
+        self.progress.on_phase = self.gauges.phase
+        self.tracker = open_tracker(self.run.path, self.config.tracking, self.config.model_dump(mode="json"), [self.gauges])
         if self.steps_done:
             done = f"{self.steps_done} of {self._total_steps} steps done"
             start = self.resumed.checkpoint.name if self.resumed.checkpoint else "what it stored"
@@ -289,7 +293,7 @@ class Session:
             sampler = GroupSampler(SamplerConfig(
                 run_id=self.run.name, model_path=self.model_path, model=config.model, engine=config.engine,
                 workers=config.workers, frames=config.data.frames, cache=config.data.cache,
-                prompt_template=config.data.prompt_template, rewards=rewards))
+                prompt_template=config.data.prompt_template, rewards=rewards), on_state=self.gauges.state)
             self._stack.callback(sampler.stop)
             sampler.start(engines)
         self.sampler = sampler
@@ -329,6 +333,7 @@ class Session:
         self._spans.clear()
         self._step_started = time.monotonic()
         self.sampler.idle_seconds()
+        self.sampler.take_work()
         self.progress.begin_step()
 
     def record_step(self, step: int, metrics: Mapping[str, float],
@@ -344,9 +349,11 @@ class Session:
         own["idle/trainer"] = 1.0 - min(1.0, self._step_phases["learn"] / elapsed)
         if self.sampler.engines:
             own["idle/rollout"] = min(1.0, self.sampler.idle_seconds() / elapsed)
+        own |= self.sampler.take_work().metrics(elapsed)
         own |= {f"retried/{reason}": count for reason, count in self.sampler.take_retries().items()}
         self._note_workers(step)
         self.tracker.log(step, {**own, **metrics})
+        self.gauges.set("step", step)
         for name, value in metrics.items():
             if name.startswith("dropped/"):
                 self.drop(name.removeprefix("dropped/"), int(value))

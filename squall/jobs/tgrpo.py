@@ -38,6 +38,7 @@ from squall.platform.records import Branch, SamplingSpec, ScoredGroup, TrainGrou
 from squall.platform.seeds import derive_seed
 from squall.platform.store import RolloutStore
 
+ACCURACIES = ("accuracy_clean", "accuracy_corrupted")
 POLL_S = 0.05
 """How often the rollout side is looked after while the learner works."""
 
@@ -402,9 +403,20 @@ def rollout_metrics(step: int, batch: StepBatch) -> dict[str, float]:
         "contrast/effective": max(trained, default=0.0), "contrast/gap": means.get("contrast_gap"),
         "staleness/mean": np.mean(ages) if ages else None, "staleness/max": max(ages, default=None),
         "groups/sampled": batch.sampled, "groups/trained": len(batch.groups),
+        **gaps_by_kind(batch.all_groups),
         **{f"dropped/{reason}": count for reason, count in drop_counts(batch).items()},
     }
     return {name: float(value) for name, value in renamed.items() if value is not None}
+
+
+def gaps_by_kind(groups: Sequence[TrainGroup]) -> dict[str, float]:
+    """Clean minus corrupted accuracy of each kind of corruption, as ``gap/fog``."""
+    gaps: dict[str, list[float]] = {}
+    for group in groups:
+        spec, clean, corrupted = group.scored.sampled.corruption, *map(group.statistics.get, ACCURACIES)
+        if spec is not None and clean is not None and corrupted is not None:
+            gaps.setdefault(f"gap/{spec.kind}", []).append(clean - corrupted)
+    return {name: float(np.mean(values)) for name, values in gaps.items()}
 
 
 def learner_metrics(result: Mapping[str, Any]) -> dict[str, float]:

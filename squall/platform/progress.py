@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections import Counter, deque
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from statistics import fmean
 from types import TracebackType
@@ -49,6 +49,8 @@ class JobProgress:
         self._step_seconds: deque[float] = deque(maxlen=window)
         self._dropped: Counter[str] = Counter()
         self._phase = OUTERMOST
+        self.on_phase: Callable[[str], None] = lambda phase: None
+        """Called with every phase that is entered."""
         self._started = self._last_step = self._phase_started = time.monotonic()
         self._last_line = float("-inf")
         self._bar = Progress(BarColumn(None), MofNCompleteColumn(), TextColumn("{task.percentage:3.0f} %"), expand=True)
@@ -114,6 +116,7 @@ class JobProgress:
 
     def _enter_phase(self, name: str) -> None:
         self._phase, self._phase_started = name, time.monotonic()
+        self.on_phase(name)
 
     def _means(self) -> dict[str, float]:
         return {FIGURES[name]: fmean(values) for name, values in self._figures.items() if values}

@@ -1,0 +1,85 @@
+"""Live figures of a run on Ray's metrics endpoint, which the Ray dashboard, Prometheus and `squall top` read.
+
+What is current is a gauge and goes when the driver ends; what adds up is a counter and stays (Ray exports it as `..._total`).
+Every series has the label `run`. Names here get the prefix `ray_` from Ray.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from ray.util import metrics as ray_metrics
+
+
+@dataclass(frozen=True, slots=True)
+class Series:
+    """How metrics called ``family/member`` are exported: one series, the member as a label."""
+
+    name: str
+    label: str
+    description: str
+
+
+GAUGES: Mapping[str, Series] = {
+    "time": Series("squall_phase_seconds", "phase", "Seconds of a phase in the last step"),
+    "idle": Series("squall_idle_ratio", "role", "Share of the last step in which the trainer or the engines waited"),
+    "accuracy": Series("squall_accuracy", "branch", "Share of right answers in the last step"),
+    "gap": Series("squall_gap", "kind", "Clean minus corrupted accuracy in the last step, by corruption"),
+    "heldout": Series("squall_heldout_accuracy", "branch", "Share of right answers to held-out questions"),
+    "corruption_ms": Series("squall_corruption_milliseconds", "kind", "Mean time to corrupt a clip in the last step"),
+    "reward": Series("squall_reward", "statistic", "Reward of an answer in the last step"),
+    "staleness": Series("squall_staleness_updates", "statistic", "Updates between sampling an answer and learning from it"),
+    "groups": Series("squall_groups", "fate", "Groups sampled and trained on in the last step"),
+}
+COUNTERS: Mapping[str, Series] = {
+    "dropped": Series("squall_dropped_groups", "reason", "Groups sampled and not trained on"),
+    "retried": Series("squall_retried_groups", "reason", "Groups sampled again because a worker failed"),
+}
+
+
+class RayGauges:
+    """The `GaugeSink` of a run; also which phase it is in and the state of each worker, as gauges of which one is 1."""
+
+    def __init__(self, run: str) -> None:
+        self._tags = {"run": run}
+        self._series: dict[str, ray_metrics.Metric] = {}
+        self._phase: str | None = None
+        self._states: dict[str, str] = {}
+
+    def set(self, name: str, value: float) -> None:
+        """Show the latest value of a metric such as ``accuracy/corrupted``; one that counts is added to its total."""
+        family, _, member = name.partition("/")
+        if member and family in COUNTERS:
+            series = COUNTERS[family]
+            if value > 0:
+                self._metric(ray_metrics.Counter, series.name, series.description, series.label).inc(
+                    value, {**self._tags, series.label: member})
+        elif member and family in GAUGES:
+            series = GAUGES[family]
+            self._show(series.name, series.description, value, **{series.label: member})
+        else:
+            self._show("squall_" + re.sub(r"\W", "_", name), f"{name} in the last step", value)
+
+    def phase(self, name: str) -> None:
+        """Enter a phase."""
+        for phase, value in ((self._phase, 0.0), (name, 1.0)):
+            if phase is not None:
+                self._show("squall_phase", "1 for the phase that the run is in", value, phase=phase)
+        self._phase = name
+
+    def state(self, worker: str, state: str) -> None:
+        """A worker, such as ``engine-0``, is in a state."""
+        for known, value in ((self._states.get(worker), 0.0), (state, 1.0)):
+            if known is not None:
+                self._show("squall_worker_state", "1 for the state that a worker is in", value, worker=worker, state=known)
+        self._states[worker] = state
+
+    def _show(self, name: str, description: str, value: float, **labels: str) -> None:
+        self._metric(ray_metrics.Gauge, name, description, *labels).set(value, {**self._tags, **labels})
+
+    def _metric(self, kind: type[ray_metrics.Metric], name: str, description: str, *labels: str) -> ray_metrics.Metric:
+        if name not in self._series:
+            self._series[name] = kind(name, description, tag_keys=("run", *labels))
+        return self._series[name]
