@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Sequence
 from itertools import groupby
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
 import squall
+from squall.jobs.arguments import load_job_config
 from squall.jobs.registry import JOBS, Job, suggest
-from squall.platform.errors import ConfigError, SquallError, nearest
-
-if TYPE_CHECKING:
-    from squall.platform.config import Config
+from squall.platform.errors import ConfigError, SquallError
 
 HELP_OPTIONS = ("--help", "-h")
+SUBMITTED = "SQUALL_SUBMITTED_VERSION"
+"""Set in a job that `squall submit` sent here."""
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -57,7 +58,7 @@ def overview(jobs: Sequence[Job]) -> str:
     lines = [f"Squall {squall.__version__}: reinforcement learning for video models that have to work outside, on Ray.",
              "", "Usage: squall COMMAND [CONFIG or arguments] [key=value ...]", ""]
     width = max(len(job.name) for job in jobs)
-    for title, group in groupby(jobs, lambda job: job.command[0] if len(job.command) > 1 else "start here"):
+    for title, group in groupby(jobs, lambda job: job.section or (job.command[0] if len(job.command) > 1 else "start here")):
         lines.append(f"{title.capitalize()}:")
         for job in group:
             lines += [f"  {job.name:<{width}}  {job.summary}", f"  {'':<{width}}    {job.example}"]
@@ -73,85 +74,13 @@ def job_help(job: Job) -> str:
 
     model, _ = job.load()
     default = job.default_config or "the defaults below"
-    words = " ".join(argument.upper() for argument in job.arguments) or "[CONFIG]"
+    words = job.usage
     source = [f"CONFIG: a YAML file or a packaged one ({', '.join(packaged_configs())}); without it: {default}."]
     return "\n".join([
         f"Usage: squall {job.name} {words} [key=value ...]", "", f"{job.summary}.", "", f"  {job.example}", "",
-        *([] if job.arguments else source), "A key may be written --key VALUE, one that is true or false --key.", "", "Keys:",
+        *([] if job.arguments or job.rest else source), "A key may be written --key VALUE, one that is true or false --key.",
+        "", "Keys:",
         describe_keys(model)])
-
-
-def name_arguments(words: Sequence[str], job: Job, model: type[Config]) -> list[str]:
-    """Write the words that a job takes by their place as ``key=value``; a word may hold spaces and equals signs.
-
-    Raises:
-        ConfigError: a required one is missing.
-    """
-    named, missing = list(words), list(job.arguments)
-    for position, word in enumerate(words):
-        key = word.partition("=")[0]
-        if position and _takes_value(words[position - 1], model):
-            continue
-        if key in missing and "=" in word:
-            missing.remove(key)
-        elif missing and not word.startswith("--") and key.partition(".")[0] not in model.model_fields:
-            named[position] = f"{missing.pop(0)}={_quoted(word)}"
-    required = [key for key in missing if model.model_fields[key].is_required()]
-    if required:
-        usage = " ".join(argument.upper() for argument in job.arguments)
-        raise ConfigError(f"{required[0].upper()} is missing; usage: squall {job.name} {usage}, such as: {job.example}")
-    return named
-
-
-def _takes_value(word: str, model: type[Config]) -> bool:
-    field = model.model_fields.get(word.removeprefix("--").replace("-", "_"))
-    return word.startswith("--") and field is not None and field.annotation is not bool
-
-
-def _quoted(word: str) -> str:
-    """A word as a YAML text, whatever it looks like."""
-    import json
-
-    return json.dumps(word, ensure_ascii=False)
-
-
-def split_arguments(words: Sequence[str], model: type[Config]) -> tuple[str | None, list[str]]:
-    """Tell the configuration file from the overrides; ``--flag-name`` is ``flag_name=true``, ``--key VALUE`` key=VALUE.
-
-    Raises:
-        ConfigError: an option that is no key of `model`, or a second configuration file.
-    """
-    source: str | None = None
-    overrides: list[str] = []
-    rest = list(words)
-    while rest:
-        word = rest.pop(0)
-        if word.startswith("-"):
-            overrides.append(_option(word, rest, model))
-        elif "=" in word:
-            overrides.append(word)
-        elif source is None:
-            source = word
-        else:
-            raise ConfigError(f"'{word}': there is a configuration already, '{source}'; overrides look like key=value")
-    return source, overrides
-
-
-def _option(word: str, rest: list[str], model: type[Config]) -> str:
-    """The override that ``--key``, ``--key=value`` or ``--key value`` stands for; a value is taken from `rest`."""
-    name, equals, value = word.lstrip("-").partition("=")
-    key = name.replace("-", "_")
-    if not word.startswith("--") or key not in model.model_fields:
-        known = [f"--{field.replace('_', '-')}" for field in (*model.model_fields, "help")]
-        switches = [f"--{name.replace('_', '-')}" for name, field in model.model_fields.items() if field.annotation is bool]
-        raise ConfigError(f"unknown option '{word}'.{nearest(word, known)} Switches here: {', '.join([*switches, '--help'])}")
-    if equals:
-        return f"{key}={value}"
-    if model.model_fields[key].annotation is bool:
-        return f"{key}=true"
-    if not rest:
-        raise ConfigError(f"'{word}' needs a value: {word} VALUE, or {key}=VALUE")
-    return f"{key}={rest.pop(0)}"
 
 
 def _root(context: typer.Context, version: Annotated[bool, typer.Option("--version")] = False) -> None:
@@ -194,8 +123,9 @@ def _runner(job: Job) -> Callable[[typer.Context], None]:
 
 def run_job(job: Job, words: Sequence[str]) -> int:
     """Load the job's configuration from the words after its command and run it. Returns the exit status."""
-    from squall.platform.config import load_config
+    if SUBMITTED in os.environ:
+        from squall.actors.job_client import enter_submission
 
-    model, run = job.load()
-    source, overrides = split_arguments(name_arguments(words, job, model), model)
-    return run(load_config(model, source or job.default_config, overrides)) or 0
+        enter_submission()
+    _, run = job.load()
+    return run(load_job_config(job, words)) or 0

@@ -38,12 +38,23 @@ class Job:
     """Name of the function in `module` that says, from the configuration, what a reader of the report must know."""
     arguments: tuple[str, ...] = ()
     """Keys that words without ``key=`` fill, in this order; a job without any takes a configuration file there."""
+    section: str = ""
+    """Heading in `squall --help`; by default the first of two words."""
+    rest: str | None = None
+    """Key that takes all words from the first one on that is no key or option, as a list."""
     default_config: str | None = None
     """Packaged configuration, such as ``@tgrpo``, used when none is given; None stands for the model's own defaults."""
 
     @property
     def name(self) -> str:
         return " ".join(self.command)
+
+    @property
+    def usage(self) -> str:
+        """What stands after the command."""
+        if self.rest is not None:
+            return f"[--key VALUE ...] {self.rest.upper()} ..."
+        return " ".join(argument.upper() for argument in self.arguments) or "[CONFIG]"
 
     def load(self) -> tuple[type[Config], Callable[[Config], int | None]]:
         """Import the job: its configuration model and its run function."""
@@ -101,6 +112,24 @@ JOBS: tuple[Job, ...] = (
         module="squall.jobs.replay",
         config="ReplayConfig",
         arguments=("run",),
+    ),
+    Job(
+        command=("submit",),
+        summary="Run any job on a Ray cluster: hand it over, follow it, end with its exit status",
+        example="squall submit --address http://head:8265 --secrets [WANDB_API_KEY] train tgrpo @tgrpo output=/shared/runs",
+        module="squall.jobs.submit",
+        config="SubmitConfig",
+        rest="command",
+        section="on a cluster",
+    ),
+    Job(
+        command=("jobs",),
+        summary="What runs on a Ray cluster: list it, follow a job's output, stop a job",
+        example="squall jobs stop train-tgrpo-20261121-120000",
+        module="squall.jobs.cluster_jobs",
+        config="ClusterJobsConfig",
+        arguments=("action", "job"),
+        section="on a cluster",
     ),
     Job(
         command=("train", "tgrpo"),

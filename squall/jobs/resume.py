@@ -76,6 +76,7 @@ def check_same_run(config: Config, run: RunDirectory) -> tuple[str, ...]:
         ConfigError: a key differs that would make it another run.
     """
     stored = dict(_leaves(yaml.safe_load(run.config.read_text(encoding="utf-8"))))
+    stored.pop("job", None)
     now = dict(_leaves(config.model_dump(mode="json")))
     differing = [key for key in (now | stored) if now.get(key) != stored.get(key) and not _is_free(key)]
     if differing:

@@ -149,7 +149,7 @@ class Session:
             self._count_earlier_drops()
         self.steps_done = self.resumed.step
         kept = {"name": self.run.name, "output": self.run.path.parent, "resume": False}
-        self.run.write_config(dump_yaml(config.model_copy(update=kept)))
+        self.run.write_config(f"job: {self.job.name}\n" + dump_yaml(config.model_copy(update=kept)))
         self.run.write_provenance(config.seed)
         self.store = RolloutStore(self.run.rollouts)
         self.seconds: Counter[str] = Counter()

@@ -34,13 +34,19 @@ _Loader.add_implicit_resolver("tag:yaml.org,2002:bool", re.compile("(?:true|True
 ConfigT = TypeVar("ConfigT", bound=Config)
 
 
-def load_config(model: type[ConfigT], source: str | Path | None, overrides: Iterable[str] = ()) -> ConfigT:
+def load_config(model: type[ConfigT], source: str | Path | None, overrides: Iterable[str] = (),
+                job: str | None = None) -> ConfigT:
     """Read a YAML file (or ``@name`` for a packaged one, or None for defaults), apply overrides, validate.
+
+    A file may say which job it is for (``job: train tgrpo``); `job` is the one that asks.
 
     Raises:
         ConfigError: one line naming the file, the key, the value, what is allowed and the nearest right name.
     """
     values = read_yaml(source) if source is not None else {}
+    named = values.pop("job", None)
+    if job is not None and named not in (None, job):
+        raise ConfigError(f"{source} is a configuration of 'squall {named}', not of 'squall {job}'")
     for override in overrides:
         apply_override(values, override)
     return validate(model, values, where=str(source or "defaults"))

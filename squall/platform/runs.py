@@ -227,7 +227,7 @@ def provenance(seed: int) -> dict[str, Any]:
     """What made this run: Squall's version and commit, package versions, command, seed and CPU counts."""
     return {
         "squall": squall.__version__,
-        "git_commit": _git_commit(),
+        "git_commit": git_commit(),
         "python": sys.version.split()[0],
         "packages": {name: version for name in PACKAGES if (version := _version(name))},
         "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
@@ -349,7 +349,7 @@ def _version(package: str) -> str | None:
         return None
 
 
-def _git_commit() -> str | None:
+def git_commit() -> str | None:
     try:  # an environment inside some other repository must not lend us its commit, so the package has to be tracked
         _git("ls-files", "--error-unmatch", "__init__.py")
         changed = _git("status", "--porcelain", "--untracked-files=no", "--", ".")
