@@ -24,7 +24,7 @@ from squall.actors.sampling import GroupSampler, SamplerConfig
 from squall.jobs.session import learner_demand, rollout_demands
 from squall.jobs.tgrpo import ReplayStream, TGRPOJobConfig, learner_metrics, train_batch
 from squall.platform.checkpoints import read_state
-from squall.platform.config import Config, read_yaml, validate
+from squall.platform.config import Config, load_config, validate
 from squall.platform.errors import SquallError
 from squall.platform.models import resolve_model_path
 from squall.platform.runs import RunDirectory, checkpoint_step
@@ -91,7 +91,7 @@ def job_of(run: RunDirectory, step: int) -> TGRPOJobConfig:
     """The configuration that a step was made with: a later resume may have changed the run's."""
     after = [path for path in reversed(run.finished_checkpoints()) if checkpoint_step(path) >= step]
     stored = read_state(after[0]).get("config") if after else None
-    return validate(TGRPOJobConfig, stored or read_yaml(run.config), where=str(run.config))
+    return validate(TGRPOJobConfig, stored, where=str(run.config)) if stored else load_config(TGRPOJobConfig, run.config)
 
 
 def replay_step(job: TGRPOJobConfig, config: ReplayConfig, run: RunDirectory, checkpoint: Path | None, folder: Path,

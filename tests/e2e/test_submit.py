@@ -1,0 +1,150 @@
+"""A real Ray head with its dashboard: a job is submitted, followed, stopped; its gauges are on the metrics endpoint."""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+from ray.job_submission import JobSubmissionClient
+
+from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
+
+pytestmark = pytest.mark.cluster
+START_S = 60
+TRAIN = ["train", "tgrpo", "@demo", "evaluation.manifest=null", "groups_per_step=4", "max_sampled_groups=60"]
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
+    """Address of a head's dashboard, and the port of its metrics. A loopback cluster of its own, with 8 logical CPUs."""
+    gcs, dashboard, metrics = (free_port() for _ in range(3))
+    words = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=8",
+             "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}",
+             f"--metrics-export-port={metrics}"]
+    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+    with (tmp_path_factory.mktemp("head") / "ray.log").open("wb") as log:
+        process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment)
+    try:
+        address = f"http://127.0.0.1:{dashboard}"
+        wait_until(lambda: answers(f"{address}/api/version"), START_S)
+        yield address, metrics
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("embedded")
+    return build_dataset(EmbeddedDataConfig(directory=folder, train_clips=60, validation_clips=1, test_clips=1))["train"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return probe.getsockname()[1]
+
+
+def answers(url: str) -> bool:
+    try:
+        urllib.request.urlopen(url, timeout=2).close()
+    except OSError:
+        return False
+    return True
+
+
+def wait_until(condition, seconds: float) -> None:
+    deadline = time.monotonic() + seconds
+    while not condition():
+        assert time.monotonic() < deadline, f"not within {seconds} s"
+        time.sleep(0.2)
+
+
+def squall(*words: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
+    variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | environment
+    return subprocess.Popen([sys.executable, "-m", "squall", *words], cwd=folder, env=variables, text=True,
+                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def gauges(port: int, run: str) -> set[str]:
+    """Series of a run that a node exports now: name and the label that is not the run's."""
+    with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
+        text = answer.read().decode()
+    found = set()
+    for name, labels, value in re.findall(r"^ray_(squall_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
+        named = dict(re.findall(r'(\w+)="([^"]*)"', labels))
+        if named.get("run") == run and float(value) > 0:
+            found.add("/".join([name, *(named[key] for key in ("phase", "worker", "state", "branch") if key in named)]))
+    return found
+
+
+def test_a_submitted_run_is_followed_to_its_end_and_its_gauges_are_served(head: tuple[str, int], manifest: Path,
+                                                                          tmp_path: Path) -> None:
+    address, port = head
+    seen: set[str] = set()
+    job = squall("submit", "--address", address, "--submission-id", "short-run", "--secrets", "[SQUALL_TEST_SECRET]",
+                 *TRAIN, f"data.train={manifest}", "steps=3", folder=tmp_path, SQUALL_TEST_SECRET="blue-heron")
+    watcher = threading.Thread(target=watch, args=(job, port, "short-run", seen))
+    watcher.start()
+    output, _ = job.communicate(timeout=240)
+    watcher.join()
+    assert job.returncode == 0, output
+    assert "step 3/3" in output and "job short-run succeeded" in output
+    run = tmp_path / "runs" / "short-run"
+    assert (run / "report.html").is_file() and "job: train tgrpo" in (run / "config.yaml").read_text()
+    assert {"squall_phase/rollout", "squall_worker_state/engine-0/healthy", "squall_accuracy/clean", "squall_tokens_per_s",
+            "squall_step"} <= seen
+    details = JobSubmissionClient(address).get_job_info("short-run")
+    assert details.metadata["job"] == "train tgrpo" and details.driver_exit_code == 0
+    assert "blue-heron" not in details.json() + output
+    listed, _ = squall("jobs", "--address", address, folder=tmp_path).communicate(timeout=60)
+    assert "short-run" in listed and "succeeded" in listed
+
+
+def watch(job: subprocess.Popen[str], port: int, run: str, seen: set[str]) -> None:
+    while job.poll() is None:
+        seen |= gauges(port, run)
+        time.sleep(1)
+
+
+def test_ctrl_c_stops_the_job_with_a_checkpoint(head: tuple[str, int], manifest: Path, tmp_path: Path) -> None:
+    address, _ = head
+    job = squall("submit", "--address", address, "--submission-id", "long-run", *TRAIN,
+                 f"data.train={manifest}", "steps=500", folder=tmp_path)
+    metrics = tmp_path / "runs" / "long-run" / "metrics.jsonl"
+    wait_until(lambda: metrics.exists() and metrics.read_text(), 120)
+    job.send_signal(signal.SIGINT)
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 130, output
+    assert "job long-run stopped" in output and "resume with:" in output
+    assert list((tmp_path / "runs" / "long-run" / "checkpoints").glob("step-*"))
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["engine.count=50"], "but the cluster has 8"),
+    (["data.train=missing.jsonl"], "no such manifest"),
+])
+def test_what_the_cluster_refuses_is_one_clear_line(head: tuple[str, int], manifest: Path, tmp_path: Path, words: list[str],
+                                                    message: str) -> None:
+    started = time.monotonic()
+    job = squall("submit", "--address", head[0], *TRAIN, f"data.train={manifest}", *words, folder=tmp_path)
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 2 and message in output and "Traceback" not in output
+    assert time.monotonic() - started < 30
+
+
+def test_nothing_of_a_secret_stays_on_the_cluster(head: tuple[str, int]) -> None:
+    listing = urllib.request.urlopen(f"{head[0]}/api/jobs/", timeout=10).read().decode()
+    jobs = json.loads(listing)
+    assert jobs and "blue-heron" not in listing
