@@ -114,6 +114,14 @@ JOBS: tuple[Job, ...] = (
         arguments=("run",),
     ),
     Job(
+        command=("top",),
+        summary="Watch a run on the terminal: phase, curves, where the time goes, workers",
+        example="squall top runs/NAME",
+        module="squall.jobs.top",
+        config="TopConfig",
+        arguments=("run",),
+    ),
+    Job(
         command=("submit",),
         summary="Run any job on a Ray cluster: hand it over, follow it, end with its exit status",
         example="squall submit --address http://head:8265 --secrets [WANDB_API_KEY] train tgrpo @tgrpo output=/shared/runs",

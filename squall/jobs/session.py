@@ -41,6 +41,7 @@ from squall.jobs.resume import (
 from squall.platform.checkpoints import seal
 from squall.platform.config import Config, dump_yaml
 from squall.platform.errors import ConfigError, DataError, SquallError, nearest
+from squall.platform.live import LiveFile
 from squall.platform.manifest import Manifest, load_manifest
 from squall.platform.models import ModelConfig, resolve_model_path
 from squall.platform.progress import JobProgress, print_results
@@ -278,7 +279,8 @@ class Session:
             plan.check(cluster)
         self.gauges = RayGauges(self.run.name)
         self.gauges.set("steps", self._total_steps)
-        self.progress.on_phase = self.gauges.phase
+        self.live = LiveFile(self.run.live)
+        self.progress.on_phase = self._on_phase
         self.tracker = open_tracker(self.run.path, self.config.tracking, self.config.model_dump(mode="json"), [self.gauges])
         if self.steps_done:
             done = f"{self.steps_done} of {self._total_steps} steps done"
@@ -293,11 +295,19 @@ class Session:
             sampler = GroupSampler(SamplerConfig(
                 run_id=self.run.name, model_path=self.model_path, model=config.model, engine=config.engine,
                 workers=config.workers, frames=config.data.frames, cache=config.data.cache,
-                prompt_template=config.data.prompt_template, rewards=rewards), on_state=self.gauges.state)
+                prompt_template=config.data.prompt_template, rewards=rewards), on_state=self._on_state)
             self._stack.callback(sampler.stop)
             sampler.start(engines)
         self.sampler = sampler
         return sampler
+
+    def _on_phase(self, phase: str) -> None:
+        self.gauges.phase(phase)
+        self.live.phase(phase)
+
+    def _on_state(self, worker: str, state: str) -> None:
+        self.gauges.state(worker, state)
+        self.live.state(worker, state)
 
     def start_learner(self, learner: LearnerConfig, objective: Objective, *, tgrpo: TGRPOConfig | None = None,
                       temperature: float = 1.0) -> Learner:

@@ -88,6 +88,11 @@ class RunDirectory:
         return self.path / "events.jsonl"
 
     @property
+    def live(self) -> Path:
+        """What a run is doing this moment; see platform/live.py."""
+        return self.path / "live.json"
+
+    @property
     def results(self) -> Path:
         return self.path / "results.json"
 
