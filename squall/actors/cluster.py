@@ -95,6 +95,8 @@ def start_ray(address: str | None = None, num_cpus: float | None = None, dashboa
         SquallError: the cluster does not answer.
     """
     global _starts
+    if _starts == 0 and ray.is_initialized():  # by whoever runs this process, such as a trial of a sweep
+        _starts = 1
     if not ray.is_initialized():
         target = address or os.environ.get("RAY_ADDRESS")
         _connect(target) if target else _start_local(num_cpus, dashboard)

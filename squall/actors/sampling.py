@@ -183,6 +183,7 @@ class GroupSampler:
         self._publish: Publisher | None = None
         self._retried: Counter[str] = Counter()
         self._work = Work()
+        self._kept: list[tuple[Hashable, SampledOutcome]] = []
         self._idle_since: float | None = time.monotonic()
         self._idle_s = 0.0
 
@@ -212,29 +213,31 @@ class GroupSampler:
     def run(self, plans: Sequence[GroupPlan], meanwhile: Callable[[], None] = lambda: None) -> list[SampledOutcome]:
         """Sample and score every plan; the outcomes stand in the order of `plans`, whichever worker was faster.
 
-        What was submitted before and is still on its way is forgotten. The learner must be free to hand out weights.
+        Outcomes of what was submitted before are kept for the next `poll`. The learner must be free to hand out weights.
 
         Args:
             meanwhile: called after every wait; an exception of it ends the run.
         """
-        self.forget()
-        for position, plan in enumerate(plans):
-            self.submit(position, plan)
-        outcomes: dict[Hashable, SampledOutcome] = {}
-        while len(outcomes) < len(plans):
-            outcomes.update(self.poll(5.0, may_publish=True))
+        batch = object()
+        keys = [_BatchKey(batch, position) for position in range(len(plans))]
+        for key, plan in zip(keys, plans, strict=True):
+            self.submit(key, plan)
+        own: dict[Hashable, SampledOutcome] = {}
+        others: list[tuple[Hashable, SampledOutcome]] = []
+        while len(own) < len(plans):
+            for key, outcome in self.poll(5.0, may_publish=True):
+                if isinstance(key, _BatchKey) and key.batch is batch:
+                    own[key] = outcome
+                elif not isinstance(key, _BatchKey):  # one of a batch that was broken off interests nobody
+                    others.append((key, outcome))
             meanwhile()
-        return [outcomes[position] for position in range(len(plans))]
+        self._kept += others
+        return [own[key] for key in keys]
 
     def submit(self, key: Hashable, plan: GroupPlan) -> None:
         """Take a plan; `poll` returns its outcome under `key`."""
         self._waiting.append((key, plan, 0))
         self._launch()
-
-    def forget(self) -> None:
-        """Give up everything submitted that has no outcome yet. Actors finish what they have begun; nobody looks at it."""
-        self._flights.clear()
-        self._waiting.clear()
 
     def poll(self, timeout_s: float, *, may_publish: bool = False) -> list[tuple[Hashable, SampledOutcome]]:
         """Outcomes that have come in, waiting up to `timeout_s` seconds for the first; each plan's comes once.
@@ -245,6 +248,9 @@ class GroupSampler:
         Raises:
             SquallError: a group is stuck although its workers live, or the last worker of a role is gone.
         """
+        kept, self._kept = self._kept, []
+        if kept:
+            return kept
         self._supervisor.tick()
         if may_publish:
             self._synchronise()
@@ -451,6 +457,14 @@ class GroupSampler:
         """End all actors."""
         for worker in self._supervisor.workers:
             ray.kill(worker.actor)
+
+
+@dataclass(frozen=True, slots=True)
+class _BatchKey:
+    """Marks what a call of `run` has submitted."""
+
+    batch: object
+    position: int
 
 
 def _branches(plan: GroupPlan) -> list[Branch]:

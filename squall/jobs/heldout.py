@@ -37,6 +37,8 @@ class EvaluationConfig(Config):
     """Severity of every held-out corruption."""
     kinds: tuple[str, ...] | None = None
     """Corruption kinds, in turn over the questions; by default those of training."""
+    every_steps: int = Field(0, ge=0)
+    """Ask them also every so many steps of training, for a curve; 0 asks before and after alone."""
     seed: int = 10_007
     """Seed of the held-out corruptions, apart from every training seed."""
     max_tokens: int = Field(32, ge=1)

@@ -63,6 +63,15 @@ def find_resume_point(run: RunDirectory) -> ResumePoint:
     return ResumePoint(notes=("no step was done yet: the run starts from its first step",))
 
 
+def fork_point(checkpoint: Path) -> ResumePoint:
+    """Where a run begins that starts from a checkpoint of another.
+
+    Raises:
+        SquallError: it is no whole checkpoint of a run.
+    """
+    return ResumePoint(checkpoint_step(checkpoint), checkpoint, read_state(checkpoint))
+
+
 def find_sampling_point(run: RunDirectory) -> ResumePoint:
     """Where a run that only samples goes on: after the last step that it stored."""
     rows = read_lines(run.consumed)

@@ -36,11 +36,13 @@ from squall.jobs.resume import (
     explain_full_disk,
     find_resume_point,
     find_sampling_point,
+    fork_point,
     resume_command,
 )
 from squall.platform.checkpoints import seal
 from squall.platform.config import Config, dump_yaml
 from squall.platform.errors import ConfigError, DataError, SquallError, nearest
+from squall.platform.hosting import current_host
 from squall.platform.live import LiveFile
 from squall.platform.manifest import Manifest, load_manifest
 from squall.platform.models import ModelConfig, resolve_model_path
@@ -101,6 +103,8 @@ class SessionConfig(Config):
     """Steps (from 1) of which to write trace-step-N.json, to be opened in ui.perfetto.dev; each costs some seconds."""
     seed: int = 0
     """Everything random follows from it."""
+    start_from: Path | None = None
+    """Begin from a checkpoint of another run: its weights, optimiser and place among the questions; steps go on from its."""
     ray_address: str | None = None
     """Cluster to join; by default RAY_ADDRESS, else a local one on the loopback interface."""
     data: DataConfig
@@ -141,14 +145,14 @@ class Session:
         self._stack.callback(self.run.lock().close)
         self._changes = check_same_run(config, self.run) if config.resume else ()
         self.run.sweep()
-        samples_only = getattr(config, "rollouts_only", False)
-        find = find_sampling_point if samples_only else find_resume_point
-        self.resumed = find(self.run) if config.resume else ResumePoint()
+        self.resumed = self._starting_point()
         again = self.run.rewind(self.resumed.step) if config.resume else 0
         if config.resume:
             self.run.event("resumed", step=self.resumed.step, steps_done_again=again)
             self._count_earlier_drops()
         self.steps_done = self.resumed.step
+        self.first_step = 0 if config.start_from is None else checkpoint_step(config.start_from)
+        """Steps that were done before this run began."""
         kept = {"name": self.run.name, "output": self.run.path.parent, "resume": False}
         self.run.write_config(f"job: {self.job.name}\n" + dump_yaml(config.model_copy(update=kept)))
         self.run.write_provenance(config.seed)
@@ -162,6 +166,14 @@ class Session:
         self._spans: list[Span] = []
         self._reasons_told: set[str] = set()
         self._stop_requested = False
+        self._host = current_host()
+
+    def _starting_point(self) -> ResumePoint:
+        """The run's own last checkpoint when it is resumed, the checkpoint that it is to start from, or the beginning."""
+        config = self.config
+        if config.resume and (config.start_from is None or self.run.latest_checkpoint() is not None):
+            return (find_sampling_point if getattr(config, "rollouts_only", False) else find_resume_point)(self.run)
+        return ResumePoint() if config.start_from is None else fork_point(config.start_from)
 
     def _count_earlier_drops(self) -> None:
         """What the steps of a resumed run lost before, so that its results count all of them."""
@@ -225,7 +237,7 @@ class Session:
 
     def check_stop(self) -> None:
         """Raise StopRequested after a first Ctrl-C or SIGTERM. Call it where nothing would be lost."""
-        if self._stop_requested:
+        if self._stop_requested or self._host.stop.is_set():
             raise StopRequested
 
     @contextmanager
@@ -281,7 +293,8 @@ class Session:
         self.gauges.set("steps", self._total_steps)
         self.live = LiveFile(self.run.live)
         self.progress.on_phase = self._on_phase
-        self.tracker = open_tracker(self.run.path, self.config.tracking, self.config.model_dump(mode="json"), [self.gauges])
+        self.tracker = open_tracker(self.run.path, self.config.tracking, self.config.model_dump(mode="json"), [self.gauges],
+                                    self._host.sinks)
         if self.steps_done:
             done = f"{self.steps_done} of {self._total_steps} steps done"
             start = self.resumed.checkpoint.name if self.resumed.checkpoint else "what it stored"
@@ -425,6 +438,12 @@ class Session:
         self.progress.note("held-out accuracy: " + ", ".join(f"{n.removeprefix('heldout/')} {v:.1%}"
                                                              for n, v in figures.items()))
         return answers
+
+    def evaluate_if_due(self, questions: Sequence[GroupPlan], evaluation: heldout.EvaluationConfig) -> None:
+        """Ask the held-out questions in the middle of training, every `evaluation.every_steps`."""
+        every = evaluation.every_steps
+        if every and self.steps_done % every == 0 and self.steps_done < self._total_steps:
+            self.evaluate(questions, self.steps_done)
 
     def _earlier_answers(self, step: int) -> heldout.HeldOutAnswers | None:
         try:

@@ -134,10 +134,11 @@ def run(config: TGRPOJobConfig) -> int:
         stream = (RolloutStream(config, session, sampler) if sampling
                   else ReplayStream(config.learn_only, session.steps_done, sampler))
         with session.stops_well(learner, stream.state):
-            before = session.evaluate(questions, step=0)
+            before = session.evaluate(questions, step=session.first_step)
             with session.progress.phase("train"):
                 for step in range(session.steps_done, config.steps):
                     train_step(config, session, stream, sampler, learner, step)
+                    session.evaluate_if_due(questions, config.evaluation)
             after = session.evaluate(questions, step=config.steps)
             session.finish(before, after)
     return 0

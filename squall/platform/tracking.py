@@ -115,9 +115,10 @@ class WandbSink:
 
 
 def open_tracker(
-    folder: Path, config: TrackingConfig, run_config: Mapping[str, Any] | None = None, gauges: Sequence[GaugeSink] = ()
+    folder: Path, config: TrackingConfig, run_config: Mapping[str, Any] | None = None, gauges: Sequence[GaugeSink] = (),
+    more: Sequence[Sink] = (),
 ) -> Tracker:
-    """The tracker of a run directory. `run_config` is what Weights & Biases shows beside the curves.
+    """The tracker of a run directory. `run_config` is what Weights & Biases shows beside the curves; `more` come last.
 
     Raises:
         ConfigError: Weights & Biases is to be online and there is no key.
@@ -128,7 +129,7 @@ def open_tracker(
         sinks.append(TensorBoardSink(folder / "tensorboard"))
     if mode != "off":
         sinks.append(WandbSink(folder, mode, config.wandb_project, run_config or {}))
-    return Tracker(sinks, gauges)
+    return Tracker([*sinks, *more], gauges)
 
 
 def wandb_mode(config: TrackingConfig) -> Literal["off", "offline", "online"]:
