@@ -63,6 +63,12 @@ class ResourcePlan:
             if need > have + 1e-6:
                 raise ResourceError(self._explain(kind, need, have))
 
+    def fits(self, available: ClusterResources) -> int:
+        """How many such plans the cluster holds at the same time."""
+        counts = [int((have + 1e-6) // self._total(kind)) for kind, have in (("cpus", available.cpus), ("gpus", available.gpus))
+                  if self._total(kind) > 0]
+        return min(counts, default=1)
+
     def _total(self, kind: str) -> float:
         return sum(demand.count * getattr(demand, kind) for demand in self.demands)
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from squall.platform.errors import nearest
 
@@ -32,6 +32,8 @@ class Job:
     """Name of the configuration class in `module`."""
     run: str = "run"
     """Name of the function in `module` that takes the configuration and returns the exit status."""
+    demands: str | None = None
+    """Name of the function in `module` that says, from the configuration, what a run reserves; jobs without cannot be swept."""
     title: str = ""
     """Heads the job's reports."""
     report: str | None = None
@@ -60,6 +62,10 @@ class Job:
         """Import the job: its configuration model and its run function."""
         module = import_module(self.module)
         return getattr(module, self.config), getattr(module, self.run)
+
+    def demands_of(self, config: Config) -> Sequence[Any]:
+        """What a run of this configuration reserves on the cluster."""
+        return getattr(import_module(self.module), self.demands)(config)
 
     def report_section(self, config: Config) -> Sequence[str]:
         """The job's own lines of its report."""
@@ -122,6 +128,14 @@ JOBS: tuple[Job, ...] = (
         arguments=("run",),
     ),
     Job(
+        command=("tune",),
+        summary="Sweep any job: search keys of its configuration with Ray Tune, write the best one as a file",
+        example="squall tune @tgrpo-sweep sweep.trials=8 data.train=my/train.jsonl",
+        module="squall.jobs.tune",
+        config="TuneConfig",
+        section="on a cluster",
+    ),
+    Job(
         command=("submit",),
         summary="Run any job on a Ray cluster: hand it over, follow it, end with its exit status",
         example="squall submit --address http://head:8265 --secrets [WANDB_API_KEY] train tgrpo @tgrpo output=/shared/runs",
@@ -145,6 +159,7 @@ JOBS: tuple[Job, ...] = (
         example="squall train tgrpo @tgrpo data.train=my/train.jsonl model.path=Qwen/Qwen2.5-VL-7B-Instruct",
         module="squall.jobs.tgrpo",
         config="TGRPOJobConfig",
+        demands="demands",
         title="T-GRPO",
         report="report_section",
         default_config="@tgrpo",
@@ -155,6 +170,7 @@ JOBS: tuple[Job, ...] = (
         example="squall train sft @sft steps=200",
         module="squall.jobs.sft",
         config="SFTJobConfig",
+        demands="demands",
         title="Supervised fine-tuning",
         report="report_section",
         default_config="@sft",

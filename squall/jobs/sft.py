@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
+from squall.actors.cluster import Demand
 from squall.actors.learner import Learner, LearnerConfig
 from squall.actors.rollout_buffer import TrainBatch, TrainSequence
 from squall.actors.sampling import GroupPlan, GroupSampler, Prepared
@@ -73,8 +74,7 @@ def train(config: SFTJobConfig) -> Path:
     questions = session.questions(config.evaluation, kinds)
     stream = TargetStream(config, session.manifest, session.model_path, session.resumed.state.get("cursor", 0))
     with session:
-        demands = rollout_demands(config.engine, config.workers, engines=bool(questions))
-        session.start([*demands, learner_demand(config.learner)], plan(config))
+        session.start(demands(config), plan(config))
         sampler = session.start_sampler(RewardConfig(), engines=bool(questions))
         learner = session.start_learner(config.learner, "sft")
         with session.stops_well(learner, stream.state):
@@ -87,6 +87,12 @@ def train(config: SFTJobConfig) -> Path:
             after = session.evaluate(questions, step=config.steps)
             session.finish(before, after)
     return session.run.latest_checkpoint()
+
+
+def demands(config: SFTJobConfig) -> list[Demand]:
+    """What a run reserves on the cluster; engines answer held-out questions alone."""
+    asks = config.evaluation.manifest is not None
+    return [*rollout_demands(config.engine, config.workers, engines=asks), learner_demand(config.learner)]
 
 
 def train_step(session: Session, stream: TargetStream, sampler: GroupSampler, learner: Learner, step: int) -> None:

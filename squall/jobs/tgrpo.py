@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from squall.actors.admission import AdmissionQueue
+from squall.actors.cluster import Demand
 from squall.actors.learner import Learner, LearnerConfig
 from squall.actors.rollout_buffer import TrainBatch, TrainSequence
 from squall.actors.sampling import GroupPlan, GroupSampler, Prepared, SampledOutcome
@@ -119,14 +120,12 @@ class TGRPOJobConfig(SessionConfig):
 def run(config: TGRPOJobConfig) -> int:
     """Train, evaluate before and after, and write the run directory. Returns the exit status."""
     sampling, learning = config.learn_only is None, not config.rollouts_only
-    demands = [*rollout_demands(config.engine, config.workers, engines=sampling),
-               *([learner_demand(config.learner)] if learning else [])]
     if config.plan:
-        return show_plan(config, plan(config), demands)
+        return show_plan(config, plan(config), demands(config))
     session = Session(config, "train tgrpo", config.steps)
     questions = session.questions(config.evaluation, config.corruption.kinds) if sampling and learning else []
     with session:
-        session.start(demands, plan(config))
+        session.start(demands(config), plan(config))
         sampler = session.start_sampler(config.rewards, engines=sampling)
         learner = None
         if learning:
@@ -172,6 +171,12 @@ def train_step(config: TGRPOJobConfig, session: Session, stream: RolloutStream |
     metrics = rollout_metrics(step, batch) | (learner_metrics(result) if result else {})
     session.record_step(step + 1, metrics, result.get("spans", ()))
     session.save_if_due(learner, stream.state())
+
+
+def demands(config: TGRPOJobConfig) -> list[Demand]:
+    """What a run reserves on the cluster."""
+    return [*rollout_demands(config.engine, config.workers, engines=config.learn_only is None),
+            *([] if config.rollouts_only else [learner_demand(config.learner)])]
 
 
 def trained_answers(config: TGRPOConfig) -> int:

@@ -44,8 +44,8 @@ def load_config(model: type[ConfigT], source: str | Path | None, overrides: Iter
         ConfigError: one line naming the file, the key, the value, what is allowed and the nearest right name.
     """
     values = read_yaml(source) if source is not None else {}
-    named = values.pop("job", None)
-    if job is not None and named not in (None, job):
+    named = values.get("job") if "job" in model.model_fields else values.pop("job", None)
+    if job is not None and "job" not in model.model_fields and named not in (None, job):
         raise ConfigError(f"{source} is a configuration of 'squall {named}', not of 'squall {job}'")
     for override in overrides:
         apply_override(values, override)

@@ -1,0 +1,108 @@
+"""A trial of a sweep: a Ray Tune trainable that runs one job of Squall, hears its metrics and stops it when Tune wants."""
+
+from __future__ import annotations
+
+import json
+import os
+import queue
+import threading
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from ray import tune
+
+from squall.platform.hosting import Host, hosted
+
+STOP_TIMEOUT_S = 300.0
+"""How long a stopped trial may take to write its checkpoint and let its actors go."""
+POINTER = "trial.json"
+
+
+@dataclass(frozen=True, slots=True)
+class TrialSettings:
+    """What every trial of a sweep is told."""
+
+    run: Callable[[Mapping[str, Any], str, Path | None], int]
+    """Runs the job: sampled values, name of the trial's run, checkpoint to start from. Returns its exit status."""
+    metric: str
+    folder: str
+    """Working folder of the sweep, from which relative paths start."""
+    runs: str
+    """Folder of the trials' run directories."""
+
+
+class JobTrial(tune.Trainable):
+    """One result for Tune whenever the job logs the sweep's metric; the job waits until Tune has looked at it.
+
+    A trial that Tune stops ends as after a Ctrl-C: with a checkpoint, its actors and placement groups gone.
+    """
+
+    def setup(self, config: Mapping[str, Any], settings: TrialSettings) -> None:
+        """Prepare; the job begins with the first step, when it is known what it starts from."""
+        self._settings = settings
+        self._results: queue.Queue[dict[str, float] | None] = queue.Queue()
+        self._seen = threading.Semaphore(0)
+        self._host = Host((self,))
+        self._job: threading.Thread | None = None
+        self._error: BaseException | None = None
+        self._start_from: Path | None = None
+        self._latest: dict[str, float] = {}
+
+    def step(self) -> dict[str, Any]:
+        """Wait for the job's next result, or its end."""
+        if self._job is None:
+            self._job = threading.Thread(target=self._work, name="job", daemon=True)
+            self._job.start()
+        else:
+            self._seen.release()
+        result = self._results.get()
+        if self._error is not None:
+            raise self._error
+        return {**self._latest, "run": self.trial_name} | ({"done": True} if result is None else {})
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """`Sink` of the job: hand on what has the sweep's metric, and wait until Tune has decided."""
+        self._latest |= {**metrics, "step": step}
+        if self._settings.metric in metrics and not self._host.stop.is_set():
+            self._results.put(dict(self._latest))
+            self._seen.acquire()
+
+    def close(self) -> None:
+        """The job has ended; `step` hears of it when the thread ends."""
+
+    def save_checkpoint(self, checkpoint_dir: str) -> None:
+        """Note which of the run's checkpoints is the latest; the weights stay in the run directory."""
+        finished = sorted(self._run_path.glob("checkpoints/step-*"))
+        pointer = {"checkpoint": str(finished[-1]) if finished else None, "run": str(self._run_path)}
+        (Path(checkpoint_dir) / POINTER).write_text(json.dumps(pointer), encoding="utf-8")
+
+    def load_checkpoint(self, checkpoint_dir: str) -> None:
+        """Start from what another trial, or this one before it was paused, had reached."""
+        pointer = json.loads((Path(checkpoint_dir) / POINTER).read_text(encoding="utf-8"))
+        if pointer["checkpoint"] is not None and pointer["run"] != str(self._run_path):
+            self._start_from = Path(pointer["checkpoint"])
+
+    def cleanup(self) -> None:
+        """Let the job end well: Tune has stopped the trial, or its process goes for another reason."""
+        self._host.stop.set()
+        self._seen.release()
+        if self._job is not None:
+            self._job.join(STOP_TIMEOUT_S)
+
+    @property
+    def _run_path(self) -> Path:
+        return Path(self._settings.runs) / self.trial_name
+
+    def _work(self) -> None:
+        os.chdir(self._settings.folder)
+        try:
+            with hosted(self._host):
+                status = self._settings.run(self.config, self.trial_name, self._start_from)
+            if status and not self._host.stop.is_set():
+                raise RuntimeError(f"the job ended with exit status {status}")
+        except BaseException as error:  # handed to Tune's thread, which raises it
+            self._error = error
+        finally:
+            self._results.put(None)

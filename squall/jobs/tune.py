@@ -1,0 +1,271 @@
+"""Sweep any job of Squall: search keys of its configuration with Ray Tune and write the best one as a runnable file."""
+
+from __future__ import annotations
+
+import copy
+import functools
+import os
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import ConfigDict, Field, model_validator
+
+from squall.actors.cluster import ResourcePlan, start_ray, stop_ray
+from squall.jobs.registry import Job, find_job
+from squall.jobs.search_space import as_grid, examples, parse_space, size_of_grid
+from squall.platform.config import Config, apply_override, read_yaml, validate
+from squall.platform.errors import ConfigError, SquallError, nearest
+from squall.platform.runs import RunDirectory, write_text
+
+OWN_KEYS = ("name", "output", "resume", "ray_address")
+"""Keys of the sweep that jobs have too; a trial gets its own."""
+
+
+class SweepConfig(Config):
+    """How the space is searched."""
+
+    metric: str = "heldout/corrupted"
+    """What makes a trial good: a name in metrics.jsonl. Held-out figures come before and after training, and every
+    `evaluation.every_steps`."""
+    mode: Literal["max", "min"] = "max"
+    """Whether more of it is better."""
+    trials: int = Field(8, ge=1)
+    """Configurations to try; a grid tries each combination once and needs no number."""
+    search: Literal["random", "grid", "optuna"] = "random"
+    """How the next configuration is found; optuna (TPE) learns from the trials before."""
+    scheduler: Literal["none", "asha", "pbt"] = "none"
+    """Which trials go on: all; by ASHA the better ones; by PBT all, the worse ones from a copy of a better one's checkpoint
+    with changed values (of keys that may change in the middle of a run)."""
+    grace_steps: int = Field(4, ge=1)
+    """ASHA: steps that every trial may do. PBT: steps between two comparisons."""
+    reduction_factor: float = Field(3.0, gt=1)
+    """ASHA: one of so many goes on at each comparison."""
+    concurrent_trials: int = Field(0, ge=0)
+    """Trials at the same time; 0 takes as many as the cluster holds."""
+    seed: int = 0
+    """Of the search; the job's own `seed` is a key like any other."""
+
+
+class TuneConfig(Config):
+    """A job's configuration with `job`, `space` and `sweep` added."""
+
+    model_config = ConfigDict(extra="allow")
+
+    job: str
+    """Command of the job that a trial runs, such as `train tgrpo`."""
+    base: str | None = None
+    """Configuration file of the job that the keys here are laid over, such as @demo."""
+    space: dict[str, Any]
+    """Dotted keys and where their values come from: a list, or uniform, loguniform, quniform, randint, lograndint, choice,
+    grid_search, each with its list of numbers or values."""
+    sweep: SweepConfig = SweepConfig()
+    """Search and schedule."""
+    name: str | None = None
+    """Name of the sweep's directory; by default the job and the time."""
+    output: Path = Path("runs")
+    """Folder that it goes into."""
+    resume: bool = False
+    """Go on with the sweep called `name`: squall tune runs/NAME/sweep.yaml --resume"""
+    ray_address: str | None = None
+    """Cluster to join; by default RAY_ADDRESS, else a local one on the loopback interface."""
+
+    @model_validator(mode="after")
+    def _named(self) -> TuneConfig:
+        if self.resume and self.name is None:
+            raise ValueError("--resume needs the sweep: give its sweep.yaml (runs/NAME/sweep.yaml)")
+        return self
+
+    @property
+    def values(self) -> dict[str, Any]:
+        """What the configuration says to the job."""
+        base = read_yaml(self.base) if self.base else {}
+        if base.get("job", self.job) != self.job:
+            raise ConfigError(f"base: {self.base} is a configuration of 'squall {base['job']}', not of 'squall {self.job}'")
+        return {key: value for key, value in _laid_over(base, self.model_extra or {}).items() if key not in ("job", *OWN_KEYS)}
+
+
+def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings joined; where both have a value the upper one counts."""
+    joined = copy.deepcopy(dict(below))
+    for key, value in above.items():
+        both = isinstance(joined.get(key), dict) and isinstance(value, Mapping)
+        joined[key] = _laid_over(joined[key], value) if both else copy.deepcopy(value)
+    return joined
+
+
+def run(config: TuneConfig) -> int:
+    """Run a sweep. Returns 0 when at least one trial finished."""
+    job = _job(config.job)
+    space = parse_space(config.space)
+    demands = check_space(job, config.values, space)
+    folder = _folder(config)
+    os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
+    os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    cluster = start_ray(config.ray_address, dashboard=True)
+    try:
+        plan = ResourcePlan(tuple(demands))
+        plan.check(cluster)
+        at_once = config.sweep.concurrent_trials or plan.fits(cluster)
+        total = size_of_grid(space) if config.sweep.search == "grid" else config.sweep.trials
+        print(f"sweep of squall {job.name}: {total} trials, {min(at_once, total)} at a time, {config.sweep.search} search"
+              f"{'' if config.sweep.scheduler == 'none' else ' with ' + config.sweep.scheduler.upper()}, "
+              f"{config.sweep.mode} {config.sweep.metric}\n{folder}", flush=True)
+        return _search(config, job, space, folder, at_once)
+    finally:
+        stop_ray()
+
+
+def _job(name: str) -> Job:
+    try:
+        job = find_job(name)
+    except KeyError:
+        from squall.jobs.registry import JOBS
+
+        known = [job.name for job in JOBS if job.demands]
+        raise ConfigError(f"job: '{name}' is no job.{nearest(name, known)} These can be swept: {', '.join(known)}") from None
+    if job.demands is None:
+        raise ConfigError(f"job: 'squall {name}' cannot be swept; it logs no metrics")
+    return job
+
+
+def check_space(job: Job, values: Mapping[str, Any], space: Mapping[str, Any]) -> list[Any]:
+    """Check every key of a space at the ends of its range; returns what a trial with the job's own values reserves.
+
+    Raises:
+        ConfigError: an unknown key or a value that the job refuses.
+    """
+    model, _ = job.load()
+    base = validate(model, values, where=f"squall {job.name}")
+    for key, domain in space.items():
+        if key in OWN_KEYS:
+            raise ConfigError(f"space: '{key}' is the sweep's own and cannot be searched")
+        for value in examples(domain):
+            validate(model, with_values(values, {key: value}), where=f"space: {key}")
+    return job.demands_of(base)
+
+
+def with_values(values: Mapping[str, Any], sampled: Mapping[str, Any]) -> dict[str, Any]:
+    """A job's values with dotted keys set."""
+    merged = copy.deepcopy(dict(values))
+    for key, value in sampled.items():
+        apply_override(merged, f"{key}={yaml.safe_dump(_plain(value), default_flow_style=True).removesuffix('...' + chr(10))}")
+    return merged
+
+
+def _plain(value: Any) -> Any:
+    """numpy scalars, which searchers return, as Python's."""
+    return value.item() if hasattr(value, "item") else value
+
+
+def _folder(config: TuneConfig) -> Path:
+    """Make the sweep's directory, or take up the one to resume."""
+    name = config.name or f"{config.job.split()[-1]}-sweep-{time.strftime('%Y%m%d-%H%M%S')}"
+    run = RunDirectory.create(config.output, "sweep", name, resume=config.resume)
+    for unused in (run.rollouts, run.checkpoints):
+        unused.rmdir()
+    stored = config.model_dump(mode="json") | {"name": run.name, "resume": False, "output": str(config.output)}
+    write_text(run.path / "sweep.yaml", yaml.safe_dump(stored, sort_keys=False, allow_unicode=True))
+    return run.path
+
+
+def _search(config: TuneConfig, job: Job, space: Mapping[str, Any], folder: Path, at_once: int) -> int:
+    from ray import tune
+
+    from squall.actors.trial import JobTrial, TrialSettings
+    from squall.jobs.sweep_watch import SweepWatch
+
+    sweep, steps = config.sweep, config.values.get("steps")
+    runs = folder / "trials"
+    runs.mkdir(exist_ok=True)
+    run_one = functools.partial(run_trial, job.name, config.values, str(runs))
+    settings = TrialSettings(run_one, sweep.metric, os.getcwd(), str(runs))
+    trainable = tune.with_resources(tune.with_parameters(JobTrial, settings=settings), {"CPU": 0})
+    watch = SweepWatch(folder, sweep.metric, sweep.mode, list(space))
+    if config.resume:
+        tuner = tune.Tuner.restore(str(folder / "tune"), trainable, resume_unfinished=True, restart_errored=True,
+                                   param_space=as_grid(space) if sweep.search == "grid" else dict(space))
+    else:
+        tuner = tune.Tuner(
+            trainable, param_space=as_grid(space) if sweep.search == "grid" else dict(space),
+            tune_config=tune.TuneConfig(
+                metric=sweep.metric, mode=sweep.mode, num_samples=1 if sweep.search == "grid" else sweep.trials,
+                max_concurrent_trials=at_once, search_alg=_searcher(sweep), scheduler=_scheduler(sweep, space, steps),
+                reuse_actors=False, trial_name_creator=functools.partial(trial_name, folder.name),
+                trial_dirname_creator=functools.partial(trial_name, folder.name)),
+            run_config=tune.RunConfig(name="tune", storage_path=str(folder), callbacks=[watch], verbose=0,
+                                      checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=1)))
+    rows = watch.finish(tuner.fit(), steps)
+    return _write_best(config, job, folder, rows)
+
+
+def _write_best(config: TuneConfig, job: Job, folder: Path, rows: Sequence[Mapping[str, Any]]) -> int:
+    """Write the best finished configuration as best.yaml, to be run as it is."""
+    best = next((row for row in rows if row["state"] == "finished" and row["value"] is not None), None)
+    if best is None:
+        reason = next((f": {row['error']}" for row in rows if row["error"]), "")
+        raise SquallError(f"no trial finished{reason}; what there is: {folder}/results.json")
+    values = {"job": job.name, **with_values(config.values, best["values"])}
+    head = f"# {best['name']}: {config.sweep.metric} {best['value']:.4f}, the best of {len(rows)} trials\n"
+    write_text(folder / "best.yaml", head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    print(f"best: {best['name']}; run it with: squall {job.name} {folder / 'best.yaml'}")
+    return 0
+
+
+def trial_name(sweep: str, trial: Any) -> str:
+    """Name of a trial and of its run: the sweep's, and the trial's number."""
+    return f"{sweep}-{trial.trial_id.rpartition('_')[2]}"
+
+
+def _searcher(sweep: SweepConfig) -> Any:
+    if sweep.search == "optuna":
+        from ray.tune.search.optuna import OptunaSearch
+
+        return OptunaSearch(metric=sweep.metric, mode=sweep.mode, seed=sweep.seed)
+    from ray.tune.search import BasicVariantGenerator
+
+    return BasicVariantGenerator(random_state=sweep.seed)
+
+
+def _scheduler(sweep: SweepConfig, space: Mapping[str, Any], steps: int | None) -> Any:
+    from ray.tune import schedulers
+
+    if sweep.scheduler == "asha":
+        return schedulers.ASHAScheduler(time_attr="step", max_t=steps or 1000, grace_period=sweep.grace_steps,
+                                        reduction_factor=sweep.reduction_factor)
+    if sweep.scheduler == "pbt":
+        return schedulers.PopulationBasedTraining(time_attr="step", perturbation_interval=sweep.grace_steps,
+                                                  hyperparam_mutations=dict(space), synch=True)
+    return None
+
+
+def run_trial(job: str, values: Mapping[str, Any], runs: str, sampled: Mapping[str, Any], name: str,
+              start_from: Path | None) -> int:
+    """Run a trial's job; a run directory that is there already is gone on with."""
+    model, run_job = find_job(job).load()
+    path = Path(runs) / name
+    own: dict[str, Any] = {"output": runs}
+    if start_from is not None:
+        own |= {"name": _next_name(path), "start_from": str(start_from)}
+    else:
+        own |= {"name": name, "resume": _resumable(path)}
+    return run_job(validate(model, with_values(values, sampled) | own, where=name)) or 0
+
+
+def _next_name(path: Path) -> str:
+    """A name for what a trial does after it took over another's checkpoint."""
+    number = 2
+    while path.with_name(f"{path.name}-{number}").exists():
+        number += 1
+    return f"{path.name}-{number}" if path.exists() else path.name
+
+
+def _resumable(path: Path) -> bool:
+    """Whether there is something to go on from; a trial that was killed before its first checkpoint starts anew."""
+    if (path / "config.yaml").exists() and RunDirectory(path).latest_checkpoint() is not None:
+        return True
+    shutil.rmtree(path, ignore_errors=True)
+    return False
