@@ -53,7 +53,8 @@ class SweepWatch(tune.Callback):
             table.add_column(name, no_wrap=name == "trial", justify="left" if name in ("trial", "state") else "right")
         for row in rows:
             value = "" if row["value"] is None else f"{row['value']:.4f}"
-            table.add_row(row["name"], value, f"{row['step']:.0f}", row["state"], *(_short(row["values"].get(key)) for key in self._keys))
+            chosen = [_short(row["values"].get(key)) for key in self._keys]
+            table.add_row(row["name"], value, f"{row['step']:.0f}", row["state"], *chosen)
         Console().print(table)
         return rows
 

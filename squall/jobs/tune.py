@@ -19,7 +19,9 @@ from squall.jobs.registry import Job, find_job
 from squall.jobs.search_space import as_grid, examples, parse_space, size_of_grid
 from squall.platform.config import Config, apply_override, read_yaml, validate
 from squall.platform.errors import ConfigError, SquallError, nearest
+from squall.platform.report.sweep import Trial, write_sweep_page
 from squall.platform.runs import RunDirectory, write_text
+from squall.platform.tracking import read_metrics
 
 OWN_KEYS = ("name", "output", "resume", "ray_address")
 """Keys of the sweep that jobs have too; a trial gets its own."""
@@ -199,7 +201,22 @@ def _search(config: TuneConfig, job: Job, space: Mapping[str, Any], folder: Path
             run_config=tune.RunConfig(name="tune", storage_path=str(folder), callbacks=[watch], verbose=0,
                                       checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=1)))
     rows = watch.finish(tuner.fit(), steps)
+    logarithmic = [key for key, domain in config.space.items() if isinstance(domain, dict) and "log" in next(iter(domain))]
+    page = write_sweep_page(
+        folder / "sweep.html", title=folder.name, metric=sweep.metric, mode=sweep.mode, logarithmic=logarithmic,
+        trials=[trial_of(row, runs, sweep.metric) for row in rows],
+        facts=[("job", f"squall {job.name}"), ("search", sweep.search), ("scheduler", sweep.scheduler), ("steps", str(steps))],
+        command=f"squall tune {folder / 'sweep.yaml'} name=ANOTHER")
+    print(f"page: {page}")
     return _write_best(config, job, folder, rows)
+
+
+def trial_of(row: Mapping[str, Any], runs: Path, metric: str) -> Trial:
+    """A row of results.json as the page shows it, its curve from the trial's runs."""
+    curve: dict[float, float] = {}
+    for path in sorted(runs.glob(f"{row['name']}*/metrics.jsonl")):
+        curve |= {entry["step"]: entry[metric] for entry in read_metrics(path) if entry.get(metric) is not None}
+    return Trial(row["name"], row["values"], row["value"], row["state"], sorted(curve.items()), row["error"])
 
 
 def _write_best(config: TuneConfig, job: Job, folder: Path, rows: Sequence[Mapping[str, Any]]) -> int:

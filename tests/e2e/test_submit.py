@@ -13,8 +13,10 @@ import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
+import psutil
 import pytest
 from ray.job_submission import JobSubmissionClient
 
@@ -40,14 +42,16 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
         wait_until(lambda: answers(f"{address}/api/version"), START_S)
         yield address, metrics
     finally:
-        process.send_signal(signal.SIGTERM)
+        for one in [*psutil.Process(process.pid).children(recursive=True), process]:
+            with suppress(psutil.NoSuchProcess):
+                one.kill()
         process.wait(timeout=60)
 
 
 @pytest.fixture(scope="module")
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("embedded")
-    return build_dataset(EmbeddedDataConfig(directory=folder, train_clips=60, validation_clips=1, test_clips=1))["train"]
+    return build_dataset(EmbeddedDataConfig(directory=folder, train_clips=60, validation_clips=4, test_clips=4))["train"]
 
 
 def free_port() -> int:

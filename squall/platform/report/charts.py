@@ -85,7 +85,7 @@ def line_chart(
     size = -(-len(rows) // MAX_POINTS)
     steps = [chunk[-1]["step"] for chunk in _chunks(rows, size)]
     columns = [_binned(rows, name, size) for name, _, _ in series]
-    low, high, ticks = _nice_range([value for column in columns for value in column if value is not None])
+    low, high, ticks = nice_range([value for column in columns for value in column if value is not None])
     xs = _x_positions(steps)
     lines, legend = [], []
     for column, (_, label, colour) in zip(columns, series, strict=True):
@@ -93,7 +93,7 @@ def line_chart(
         if means != column:
             lines.append((colour, "raw", _path(xs, column, low, high)))
         lines.append((colour, "mean", _path(xs, means, low, high)))
-        legend.append(Legend(label, colour, _text(_last(means), ticks, extra=1)))
+        legend.append(Legend(label, colour, number_text(_last(means), ticks, extra=1)))
     pointer = _pointer(xs, steps, columns, ticks)
     return Chart(section, title, note, tuple(lines), (), _y_ticks(ticks), _x_ticks(steps), tuple(legend), pointer)
 
@@ -105,7 +105,7 @@ def stacked_chart(
     size = -(-len(rows) // MAX_BARS)
     steps = [chunk[-1]["step"] for chunk in _chunks(rows, size)]
     columns = [[value or 0.0 for value in _binned(rows, name, size)] for name in names]
-    low, high, ticks = _nice_range([0.0, *(sum(values) for values in zip(*columns, strict=True))])
+    low, high, ticks = nice_range([0.0, *(sum(values) for values in zip(*columns, strict=True))])
     pitch = (RIGHT - LEFT) / len(steps)
     xs = [LEFT + pitch * (position + 0.5) for position in range(len(steps))]
     bars, base = [], [0.0] * len(steps)
@@ -116,7 +116,7 @@ def stacked_chart(
             bars.append((f"p{number % 6}", round(xs[position] - 0.42 * pitch, 2), round(top, 2), round(0.84 * pitch, 2),
                          round(bottom - top, 2), text))
             base[position] += value
-    legend = tuple(Legend(_phase(name), f"p{number % 6}", _text(sum(column) / len(column), ticks, extra=2))
+    legend = tuple(Legend(_phase(name), f"p{number % 6}", number_text(sum(column) / len(column), ticks, extra=2))
                    for number, (name, column) in enumerate(zip(names, columns, strict=True)))
     x_ticks = tuple((xs[position], str(steps[position])) for position in sorted({0, len(xs) // 2, len(xs) - 1}))
     pointer = _pointer(xs, steps, columns, ticks)
@@ -134,7 +134,7 @@ def running_mean(values: Values, reach: int) -> Values:
     return means
 
 
-def _text(value: float | None, ticks: Sequence[float], extra: int = 0) -> str:
+def number_text(value: float | None, ticks: Sequence[float], extra: int = 0) -> str:
     """A number with the decimals that tell the ticks apart, and `extra` more; powers of ten for very small scales."""
     if value is None:
         return "–"
@@ -168,7 +168,7 @@ def _last(values: Values) -> float | None:
     return next((value for value in reversed(values) if value is not None), None)
 
 
-def _nice_range(values: Sequence[float]) -> tuple[float, float, list[float]]:
+def nice_range(values: Sequence[float]) -> tuple[float, float, list[float]]:
     """(low, high, ticks) around the values; zero is included when it is near."""
     low, high = min(values), max(values)
     if 0 <= low < 0.6 * high:
@@ -204,7 +204,7 @@ def _path(xs: Sequence[float], values: Values, low: float, high: float) -> str:
 
 
 def _y_ticks(ticks: Sequence[float]) -> tuple[tuple[float, str], ...]:
-    return tuple((round(_y(tick, ticks[0], ticks[-1]), 2), _text(tick, ticks)) for tick in ticks)
+    return tuple((round(_y(tick, ticks[0], ticks[-1]), 2), number_text(tick, ticks)) for tick in ticks)
 
 
 def _x_ticks(steps: Sequence[int]) -> tuple[tuple[float, str], ...]:
@@ -214,5 +214,5 @@ def _x_ticks(steps: Sequence[int]) -> tuple[tuple[float, str], ...]:
 
 
 def _pointer(xs: Sequence[float], steps: Sequence[int], columns: Sequence[Values], ticks: Sequence[float]) -> str:
-    values = [[_text(value, ticks, extra=1) for value in column] for column in columns]
+    values = [[number_text(value, ticks, extra=1) for value in column] for column in columns]
     return json.dumps({"x": [round(x, 1) for x in xs], "steps": list(steps), "values": values}, separators=(",", ":"))
