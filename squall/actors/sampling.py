@@ -193,7 +193,8 @@ class GroupSampler:
         workers = config.workers
 
         def named(role: str, number: int, cpus: float, gpus: float = 0.0) -> dict[str, Any]:
-            return {"name": f"{role}-{number}", "namespace": namespace, "num_cpus": cpus, "num_gpus": gpus}
+            return {"name": f"{role}-{number}", "namespace": namespace, "num_cpus": cpus, "num_gpus": gpus,
+                    "scheduling_strategy": "DEFAULT"}  # not into the placement group of a sweep's trial, which is a driver's
 
         corruption = [
             CorruptionWorker.options(**named("corruption", i, workers.corruption_cpus)).remote(

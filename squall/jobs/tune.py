@@ -23,6 +23,8 @@ from squall.platform.report.sweep import Trial, write_sweep_page
 from squall.platform.runs import RunDirectory, write_text
 from squall.platform.tracking import read_metrics
 
+TRIAL_RESOURCES = {"memory": 1}
+"""What Tune reserves for a trial's driver, which must be something; the job's actors reserve their own, outside of it."""
 OWN_KEYS = ("name", "output", "resume", "ray_address")
 """Keys of the sweep that jobs have too; a trial gets its own."""
 
@@ -107,6 +109,7 @@ def run(config: TuneConfig) -> int:
     folder = _folder(config)
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
+    os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its tables would come between ours
     cluster = start_ray(config.ray_address, dashboard=True)
     try:
         plan = ResourcePlan(tuple(demands))
@@ -185,7 +188,7 @@ def _search(config: TuneConfig, job: Job, space: Mapping[str, Any], folder: Path
     runs.mkdir(exist_ok=True)
     run_one = functools.partial(run_trial, job.name, config.values, str(runs))
     settings = TrialSettings(run_one, sweep.metric, os.getcwd(), str(runs))
-    trainable = tune.with_resources(tune.with_parameters(JobTrial, settings=settings), {"CPU": 0})
+    trainable = tune.with_resources(tune.with_parameters(JobTrial, settings=settings), TRIAL_RESOURCES)
     watch = SweepWatch(folder, sweep.metric, sweep.mode, list(space))
     if config.resume:
         tuner = tune.Tuner.restore(str(folder / "tune"), trainable, resume_unfinished=True, restart_errored=True,
@@ -195,7 +198,7 @@ def _search(config: TuneConfig, job: Job, space: Mapping[str, Any], folder: Path
             trainable, param_space=as_grid(space) if sweep.search == "grid" else dict(space),
             tune_config=tune.TuneConfig(
                 metric=sweep.metric, mode=sweep.mode, num_samples=1 if sweep.search == "grid" else sweep.trials,
-                max_concurrent_trials=at_once, search_alg=_searcher(sweep), scheduler=_scheduler(sweep, space, steps),
+                max_concurrent_trials=at_once if sweep.search == "optuna" else None, search_alg=_searcher(sweep, at_once), scheduler=_scheduler(sweep, space, steps),
                 reuse_actors=False, trial_name_creator=functools.partial(trial_name, folder.name),
                 trial_dirname_creator=functools.partial(trial_name, folder.name)),
             run_config=tune.RunConfig(name="tune", storage_path=str(folder), callbacks=[watch], verbose=0,
@@ -237,14 +240,14 @@ def trial_name(sweep: str, trial: Any) -> str:
     return f"{sweep}-{trial.trial_id.rpartition('_')[2]}"
 
 
-def _searcher(sweep: SweepConfig) -> Any:
+def _searcher(sweep: SweepConfig, at_once: int) -> Any:
     if sweep.search == "optuna":
         from ray.tune.search.optuna import OptunaSearch
 
         return OptunaSearch(metric=sweep.metric, mode=sweep.mode, seed=sweep.seed)
     from ray.tune.search import BasicVariantGenerator
 
-    return BasicVariantGenerator(random_state=sweep.seed)
+    return BasicVariantGenerator(max_concurrent=at_once, random_state=sweep.seed)
 
 
 def _scheduler(sweep: SweepConfig, space: Mapping[str, Any], steps: int | None) -> Any:

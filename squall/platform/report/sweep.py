@@ -72,7 +72,8 @@ def _axis(label: str, x: float, values: Mapping[str, Any], logarithmic: bool) ->
                          for value in values.values()) or len(set(map(str, values.values()))) <= 1:
         names = sorted({short(value) for value in values.values()})
         at = {name: _y((number + 0.5) / len(names)) for number, name in enumerate(names)}
-        return Axis(label, x, [(y, name) for name, y in at.items()], {trial: at[short(value)] for trial, value in values.items()})
+        places = {trial: at[short(value)] for trial, value in values.items()}
+        return Axis(label, x, [(y, name) for name, y in at.items()], places)
     scale = math.log10 if logarithmic and min(values.values()) > 0 else float
     low, high = min(map(scale, values.values())), max(map(scale, values.values()))
     places = {trial: _y((scale(value) - low) / (high - low)) for trial, value in values.items()}
