@@ -198,7 +198,8 @@ def _search(config: TuneConfig, job: Job, space: Mapping[str, Any], folder: Path
             trainable, param_space=as_grid(space) if sweep.search == "grid" else dict(space),
             tune_config=tune.TuneConfig(
                 metric=sweep.metric, mode=sweep.mode, num_samples=1 if sweep.search == "grid" else sweep.trials,
-                max_concurrent_trials=at_once if sweep.search == "optuna" else None, search_alg=_searcher(sweep, at_once), scheduler=_scheduler(sweep, space, steps),
+                max_concurrent_trials=at_once if sweep.search == "optuna" else None,
+                search_alg=_searcher(sweep, at_once), scheduler=_scheduler(sweep, space, steps),
                 reuse_actors=False, trial_name_creator=functools.partial(trial_name, folder.name),
                 trial_dirname_creator=functools.partial(trial_name, folder.name)),
             run_config=tune.RunConfig(name="tune", storage_path=str(folder), callbacks=[watch], verbose=0,

@@ -18,18 +18,22 @@ from pathlib import Path
 
 import psutil
 import pytest
+import yaml
 from ray.job_submission import JobSubmissionClient
 
+from squall.actors import job_client
 from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
 
 pytestmark = pytest.mark.cluster
 START_S = 60
+Head = tuple[str, int, int]
+"""Address of its dashboard, port of its metrics, port to join it."""
 TRAIN = ["train", "tgrpo", "@demo", "evaluation.manifest=null", "groups_per_step=4", "max_sampled_groups=60"]
 
 
 @pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
-    """Address of a head's dashboard, and the port of its metrics. A loopback cluster of its own, with 8 logical CPUs."""
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    """A loopback cluster of its own, with 8 logical CPUs."""
     gcs, dashboard, metrics = (free_port() for _ in range(3))
     words = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=8",
              "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}",
@@ -40,7 +44,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, int]]:
     try:
         address = f"http://127.0.0.1:{dashboard}"
         wait_until(lambda: answers(f"{address}/api/version"), START_S)
-        yield address, metrics
+        yield address, metrics, gcs
     finally:
         for one in [*psutil.Process(process.pid).children(recursive=True), process]:
             with suppress(psutil.NoSuchProcess):
@@ -93,9 +97,9 @@ def gauges(port: int, run: str) -> set[str]:
     return found
 
 
-def test_a_submitted_run_is_followed_to_its_end_and_its_gauges_are_served(head: tuple[str, int], manifest: Path,
+def test_a_submitted_run_is_followed_to_its_end_and_its_gauges_are_served(head: Head, manifest: Path,
                                                                           tmp_path: Path) -> None:
-    address, port = head
+    address, port, _ = head
     seen: set[str] = set()
     job = squall("submit", "--address", address, "--submission-id", "short-run", "--secrets", "[SQUALL_TEST_SECRET]",
                  *TRAIN, f"data.train={manifest}", "steps=3", folder=tmp_path, SQUALL_TEST_SECRET="blue-heron")
@@ -107,23 +111,24 @@ def test_a_submitted_run_is_followed_to_its_end_and_its_gauges_are_served(head: 
     assert "step 3/3" in output and "job short-run succeeded" in output
     run = tmp_path / "runs" / "short-run"
     assert (run / "report.html").is_file() and "job: train tgrpo" in (run / "config.yaml").read_text()
-    assert {"squall_phase/rollout", "squall_worker_state/engine-0/healthy", "squall_accuracy/clean", "squall_tokens_per_s",
+    assert {"squall_phase/engines", "squall_worker_state/engine-0/healthy", "squall_accuracy/clean", "squall_tokens_per_s",
             "squall_step"} <= seen
     details = JobSubmissionClient(address).get_job_info("short-run")
     assert details.metadata["job"] == "train tgrpo" and details.driver_exit_code == 0
-    assert "blue-heron" not in details.json() + output
+    assert "blue-heron" not in details.model_dump_json() + output
     listed, _ = squall("jobs", "--address", address, folder=tmp_path).communicate(timeout=60)
     assert "short-run" in listed and "succeeded" in listed
 
 
 def watch(job: subprocess.Popen[str], port: int, run: str, seen: set[str]) -> None:
     while job.poll() is None:
-        seen |= gauges(port, run)
+        with suppress(OSError):  # the node's agent is not up yet
+            seen |= gauges(port, run)
         time.sleep(1)
 
 
-def test_ctrl_c_stops_the_job_with_a_checkpoint(head: tuple[str, int], manifest: Path, tmp_path: Path) -> None:
-    address, _ = head
+def test_ctrl_c_stops_the_job_with_a_checkpoint(head: Head, manifest: Path, tmp_path: Path) -> None:
+    address = head[0]
     job = squall("submit", "--address", address, "--submission-id", "long-run", *TRAIN,
                  f"data.train={manifest}", "steps=500", folder=tmp_path)
     metrics = tmp_path / "runs" / "long-run" / "metrics.jsonl"
@@ -139,7 +144,7 @@ def test_ctrl_c_stops_the_job_with_a_checkpoint(head: tuple[str, int], manifest:
     (["engine.count=50"], "but the cluster has 8"),
     (["data.train=missing.jsonl"], "no such manifest"),
 ])
-def test_what_the_cluster_refuses_is_one_clear_line(head: tuple[str, int], manifest: Path, tmp_path: Path, words: list[str],
+def test_what_the_cluster_refuses_is_one_clear_line(head: Head, manifest: Path, tmp_path: Path, words: list[str],
                                                     message: str) -> None:
     started = time.monotonic()
     job = squall("submit", "--address", head[0], *TRAIN, f"data.train={manifest}", *words, folder=tmp_path)
@@ -148,7 +153,61 @@ def test_what_the_cluster_refuses_is_one_clear_line(head: tuple[str, int], manif
     assert time.monotonic() - started < 30
 
 
-def test_nothing_of_a_secret_stays_on_the_cluster(head: tuple[str, int]) -> None:
-    listing = urllib.request.urlopen(f"{head[0]}/api/jobs/", timeout=10).read().decode()
-    jobs = json.loads(listing)
-    assert jobs and "blue-heron" not in listing
+def test_a_secret_is_given_once_and_shown_nowhere(head: Head) -> None:
+    client = job_client.connect(head[0])
+    name = job_client.hand_over_secrets(client, {"SQUALL_TEST_SECRET": "grey-heron"})
+    take = "from squall.actors import job_client; import os; job_client.take_secrets(); print(os.environ['SQUALL_TEST_SECRET'])"
+    environment = os.environ | {job_client.SECRETS_VARIABLE: name, "RAY_ADDRESS": f"127.0.0.1:{head[2]}"}
+    first, second = (subprocess.run([sys.executable, "-c", take], env=environment, capture_output=True, text=True, timeout=60)
+                     for _ in range(2))
+    assert first.stdout.strip() == "grey-heron", first.stderr
+    assert second.returncode and "given once" in second.stderr
+    with urllib.request.urlopen(f"{head[0]}/api/jobs/", timeout=10) as listing:
+        assert b"heron" not in listing.read()
+
+
+SWEEP = """
+job: train sft
+base: "@sft"
+space: {learner.optimiser.learning_rate: {grid_search: [1.0e-3, 1.0e-9]}}
+sweep: {metric: loss, mode: min, search: grid, scheduler: asha, grace_steps: 2, reduction_factor: 2, concurrent_trials: 1}
+steps: 8
+samples_per_step: 4
+model: {path: "@embedded"}
+evaluation: {manifest: null}
+checkpoint_every_steps: 2
+"""
+
+
+def test_a_sweep_that_was_killed_goes_on_prunes_and_leaves_nothing_behind(head: Head, manifest: Path,
+                                                                          tmp_path: Path) -> None:
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    cluster = {"RAY_ADDRESS": f"127.0.0.1:{head[2]}"}
+    folder = tmp_path / "runs" / "s"
+    first = squall("tune", "sweep.yaml", "name=s", f"data.train={manifest}", folder=tmp_path, **cluster)
+    metrics = folder / "trials" / "s-00000" / "checkpoints" / "step-000004"
+    wait_until(metrics.is_dir, 120)
+    first.kill()
+    first.communicate(timeout=60)
+    again = squall("tune", str(folder / "sweep.yaml"), "--resume", folder=tmp_path, **cluster)
+    output, _ = again.communicate(timeout=240)
+    assert again.returncode == 0, output
+    results = {row["name"]: row for row in json.loads((folder / "results.json").read_text())["trials"]}
+    ends = [(results[name]["state"], results[name]["step"]) for name in ("s-00000", "s-00001")]
+    assert ends == [("finished", 8), ("pruned", 2)]
+    assert (folder / "trials" / "s-00000" / "events.jsonl").read_text().count('"resumed"') == 1
+    best = yaml.safe_load((folder / "best.yaml").read_text())
+    assert best["job"] == "train sft" and best["learner"]["optimiser"]["learning_rate"] == 1e-3
+    assert "<svg" in (folder / "sweep.html").read_text()
+    left = subprocess.run([sys.executable, "-c", LEFT], env=os.environ | cluster, capture_output=True, text=True, timeout=60)
+    assert left.stdout.strip() == "[] []", left.stdout + left.stderr
+
+
+LEFT = """
+import ray
+from ray.util.state import list_actors
+ray.init(log_to_driver=False)
+groups = [g["placement_group_id"] for g in ray.util.placement_group_table().values() if g["state"] != "REMOVED"]
+print(groups, [a.class_name for a in list_actors(filters=[("state", "=", "ALIVE")]) if a.class_name != "JobSupervisor"])
+"""
+"""Placement groups and actors that live on a cluster."""
