@@ -12,7 +12,6 @@ import typer
 from typer.core import TyperGroup
 
 import squall
-from squall.jobs.arguments import load_job_config
 from squall.jobs.registry import JOBS, Job, suggest
 from squall.platform.errors import ConfigError, SquallError
 
@@ -127,5 +126,7 @@ def run_job(job: Job, words: Sequence[str]) -> int:
         from squall.actors.job_client import enter_submission
 
         enter_submission()
+    from squall.jobs.arguments import load_job_config
+
     _, run = job.load()
     return run(load_job_config(job, words)) or 0

@@ -11,7 +11,9 @@ import pytest
 
 import squall
 from squall import cli
+from squall.jobs import arguments
 from squall.jobs.registry import JOBS, Job, find_job, suggest
+from squall.platform.errors import ConfigError
 
 ROOT = Path(__file__).resolve().parents[1]
 JOB_MODULE = '''
@@ -103,12 +105,22 @@ def test_every_job_loads_and_describes_its_keys(job: Job) -> None:
     model, run = job.load()
     assert callable(run)
     text = cli.job_help(job)
-    words = " ".join(word.upper() for word in job.arguments) or "[CONFIG]"
-    assert f"squall {job.name} {words} [key=value ...]" in text
-    assert all(name in model.model_fields for name in job.arguments)
+    assert f"squall {job.name} {job.usage} [key=value ...]" in text
+    assert all(name in model.model_fields for name in [*job.arguments, *([job.rest] if job.rest else [])])
     for name, field in model.model_fields.items():
         assert f"  {name}" in text
         assert field.description, f"{model.__name__}.{name} has no docstring"
+
+
+def test_keys_stand_before_a_command_and_its_words_stay_as_they_are() -> None:
+    job = find_job("submit")
+    model, _ = job.load()
+    words = ["--gpus", "1", "secrets=[A]", "train", "tgrpo", "@demo", "steps=2", "--plan"]
+    named = arguments.name_arguments(words, job, model)
+    assert named == ["--gpus", "1", "secrets=[A]", 'command=["train", "tgrpo", "@demo", "steps=2", "--plan"]']
+    assert arguments.split_arguments(named, model) == (None, ["gpus=1", *named[2:]])
+    with pytest.raises(ConfigError, match="nothing to run; usage: squall submit"):
+        arguments.name_arguments(["--gpus", "1"], job, model)
 
 
 def test_a_job_in_the_table_is_a_command(run_echo) -> None:
@@ -170,9 +182,9 @@ def test_words_fill_a_jobs_arguments_in_order(tmp_path: Path, monkeypatch: pytes
     monkeypatch.syspath_prepend(str(tmp_path))
     job = Job(("echo",), "Print a text", "squall echo hi", "place_job", "Needy", arguments=("text", "times"))
     model, _ = job.load()
-    assert cli.name_arguments(["is x=3: {y}?", "2"], job, model) == ['text="is x=3: {y}?"', 'times="2"']
-    assert cli.name_arguments(["times=2", "hi"], job, model) == ["times=2", 'text="hi"']
-    assert cli.name_arguments(["--times", "2", "hi"], job, model) == ["--times", "2", 'text="hi"']
-    assert cli.split_arguments(["--times", "2", "--text=a b"], model) == (None, ["times=2", "text=a b"])
+    assert arguments.name_arguments(["is x=3: {y}?", "2"], job, model) == ['text="is x=3: {y}?"', 'times="2"']
+    assert arguments.name_arguments(["times=2", "hi"], job, model) == ["times=2", 'text="hi"']
+    assert arguments.name_arguments(["--times", "2", "hi"], job, model) == ["--times", "2", 'text="hi"']
+    assert arguments.split_arguments(["--times", "2", "--text=a b"], model) == (None, ["times=2", "text=a b"])
     with pytest.raises(cli.ConfigError, match="TEXT is missing; usage: squall echo TEXT TIMES, such as: squall echo hi"):
-        cli.name_arguments(["times=2"], job, model)
+        arguments.name_arguments(["times=2"], job, model)

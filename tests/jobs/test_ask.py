@@ -12,9 +12,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from squall import cli
 from squall.jobs import ask as ask_job
 from squall.jobs import question as question_job
+from squall.jobs.arguments import name_arguments, split_arguments
 from squall.jobs.ask import AskConfig, View, ask, to_asked
 from squall.jobs.question import check_solution, choose_engine, letter_options, prepare
 from squall.jobs.registry import find_job
@@ -55,7 +55,7 @@ def clip(dataset: Path) -> str:
 def config(*words: str) -> AskConfig:
     """What the command line makes of its words."""
     job = find_job("ask")
-    source, overrides = cli.split_arguments(cli.name_arguments(words, job, AskConfig), AskConfig)
+    source, overrides = split_arguments(name_arguments(words, job, AskConfig), AskConfig)
     assert source is None
     return load_config(AskConfig, None, overrides)
 
