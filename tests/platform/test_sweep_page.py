@@ -25,8 +25,8 @@ def test_axes_place_numbers_by_size_and_words_apart() -> None:
 
 
 def test_the_page_names_the_best_and_escapes_what_it_shows(tmp_path: Path) -> None:
-    page = write_sweep_page(tmp_path / "sweep.html", title="s", metric="accuracy", mode="max", trials=TRIALS, logarithmic=["lr"],
-                            facts=[("job", "squall train tgrpo")], command="squall tune s.yaml").read_text()
+    page = write_sweep_page(tmp_path / "sweep.html", title="s", metric="accuracy", mode="max", trials=TRIALS,
+                            logarithmic=["lr"], facts=[("job", "squall train tgrpo")], command="squall tune s.yaml").read_text()
     assert '<tr class="best"><td>s-2' in page and page.count('class="best"') == 3
     assert "no &lt;room&gt;" in page and "<b>" not in page.replace("<b>0", "").replace("<b>f", "")
     assert "measure it again" in page
