@@ -53,6 +53,9 @@ def initialise(model: PreTrainedModel, config: OptimiserConfig, dtype: str) -> A
                           "on one worker too")
 
     if not deepspeed.comm.is_initialized():
+        # DeepSpeed would compile a faster all-reduce for CPUs at its first start: that needs a compiler, and a start that is
+        # killed meanwhile leaves a lock file for which every later one waits without end. gloo's serves.
+        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
         backend = "nccl" if torch.cuda.is_available() else "gloo"
         deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False)
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]

@@ -34,11 +34,11 @@ TRAIN = ["train", "tgrpo", "@demo", "evaluation.manifest=null", "groups_per_step
 @pytest.fixture(scope="module")
 def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     """A loopback cluster of its own, with 8 logical CPUs."""
-    gcs, dashboard, metrics = (free_port() for _ in range(3))
+    gcs, dashboard, metrics, agent = (free_port() for _ in range(4))
     words = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=8",
              "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}",
-             f"--metrics-export-port={metrics}"]
-    environment = os.environ | {"RAY_AUTH_MODE": "disabled", "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
+             f"--metrics-export-port={metrics}", f"--dashboard-agent-listen-port={agent}"]  # apart from another cluster's
+    environment = clean_environment() | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
     with (tmp_path_factory.mktemp("head") / "ray.log").open("wb") as log:
         process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment)
     try:
@@ -56,6 +56,11 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
 def manifest(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("embedded")
     return build_dataset(EmbeddedDataConfig(directory=folder, train_clips=60, validation_clips=4, test_clips=4))["train"]
+
+
+def clean_environment() -> dict[str, str]:
+    """This process's environment without what another cluster of the same test run has left in it."""
+    return {name: value for name, value in os.environ.items() if not name.startswith("RAY_")} | {"RAY_AUTH_MODE": "disabled"}
 
 
 def free_port() -> int:
@@ -80,9 +85,8 @@ def wait_until(condition, seconds: float) -> None:
 
 
 def squall(*words: str, folder: Path, **environment: str) -> subprocess.Popen[str]:
-    variables = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"} | environment
-    return subprocess.Popen([sys.executable, "-m", "squall", *words], cwd=folder, env=variables, text=True,
-                            stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    return subprocess.Popen([sys.executable, "-m", "squall", *words], cwd=folder, env=clean_environment() | environment,
+                            text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
 def gauges(port: int, run: str) -> set[str]:
@@ -157,7 +161,7 @@ def test_a_secret_is_given_once_and_shown_nowhere(head: Head) -> None:
     client = job_client.connect(head[0])
     name = job_client.hand_over_secrets(client, {"SQUALL_TEST_SECRET": "grey-heron"})
     take = "from squall.actors import job_client; import os; job_client.take_secrets(); print(os.environ['SQUALL_TEST_SECRET'])"
-    environment = os.environ | {job_client.SECRETS_VARIABLE: name, "RAY_ADDRESS": f"127.0.0.1:{head[2]}"}
+    environment = clean_environment() | {job_client.SECRETS_VARIABLE: name, "RAY_ADDRESS": f"127.0.0.1:{head[2]}"}
     first, second = (subprocess.run([sys.executable, "-c", take], env=environment, capture_output=True, text=True, timeout=60)
                      for _ in range(2))
     assert first.stdout.strip() == "grey-heron", first.stderr
@@ -199,7 +203,8 @@ def test_a_sweep_that_was_killed_goes_on_prunes_and_leaves_nothing_behind(head: 
     best = yaml.safe_load((folder / "best.yaml").read_text())
     assert best["job"] == "train sft" and best["learner"]["optimiser"]["learning_rate"] == 1e-3
     assert "<svg" in (folder / "sweep.html").read_text()
-    left = subprocess.run([sys.executable, "-c", LEFT], env=os.environ | cluster, capture_output=True, text=True, timeout=60)
+    left = subprocess.run([sys.executable, "-c", LEFT], env=clean_environment() | cluster, capture_output=True, text=True,
+                          timeout=60)
     assert left.stdout.strip() == "[] []", left.stdout + left.stderr
 
 
