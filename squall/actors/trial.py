@@ -44,11 +44,12 @@ class JobTrial(tune.Trainable):
         self._settings = settings
         self._results: queue.Queue[dict[str, float] | None] = queue.Queue()
         self._seen = threading.Semaphore(0)
-        self._host = Host((self,))
+        self._host = Host((self,), self.settled)
         self._job: threading.Thread | None = None
         self._error: BaseException | None = None
         self._start_from: Path | None = None
         self._latest: dict[str, float] = {}
+        self._news = False
 
     def step(self) -> dict[str, Any]:
         """Wait for the job's next result, or its end."""
@@ -63,9 +64,14 @@ class JobTrial(tune.Trainable):
         return {**self._latest, "run": self.trial_name} | ({"done": True} if result is None else {})
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """`Sink` of the job: hand on what has the sweep's metric, and wait until Tune has decided."""
+        """`Sink` of the job: keep the latest figures."""
         self._latest |= {**metrics, "step": step}
-        if self._settings.metric in metrics and not self._host.stop.is_set():
+        self._news = self._news or self._settings.metric in metrics
+
+    def settled(self) -> None:
+        """Hand on what has the sweep's metric, and hold the job back until Tune has decided."""
+        if self._news and not self._host.stop.is_set():
+            self._news = False
             self._results.put(dict(self._latest))
             self._seen.acquire()
 

@@ -272,10 +272,11 @@ class Session:
             seal(path, {"step": self.steps_done, "config": self.config.model_dump(mode="json"), **state})
 
     def save_if_due(self, learner: Learner | None, state: Mapping[str, Any]) -> None:
-        """Write a checkpoint after the last step, and every `checkpoint_every_steps`."""
+        """End a step: write a checkpoint after the last one, and every `checkpoint_every_steps`."""
         every = self.config.checkpoint_every_steps
         if self.steps_done == self._total_steps or (every and self.steps_done % every == 0):
             self.save(learner, state)
+        self._host.settled()
 
     def start(self, demands: Sequence[Demand], lines: Sequence[str]) -> None:
         """Write and show the plan, join or start the cluster, and refuse a plan that it cannot hold."""
@@ -435,6 +436,7 @@ class Session:
             self.drop(f"heldout_{reason}", count)
         figures = heldout.accuracies(answers)
         self.tracker.log(step, figures)
+        self._host.settled()
         self.progress.note("held-out accuracy: " + ", ".join(f"{n.removeprefix('heldout/')} {v:.1%}"
                                                              for n, v in figures.items()))
         return answers

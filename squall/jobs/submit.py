@@ -106,9 +106,9 @@ def complete(job: Job, words: Sequence[str], name: str, here: bool) -> list[str]
     fields = type(config).model_fields
     added = [f"name={name}"] if "name" in fields and config.name is None else []
     output = getattr(config, "output", None)
-    if output is not None and "://" not in str(output) and not Path(output).is_absolute() and not here:
+    if output is not None and not Path(output).is_absolute() and not here:
         raise ConfigError(f"output = '{output}' would be in the uploaded copy of this folder, which goes when the job ends: "
-                          "give a folder that every node sees (output=/shared/runs) or a URI (output=s3://bucket/runs)")
+                          "give a folder that every node sees (output=/shared/runs)")
     return [*words, *added]
 
 

@@ -106,6 +106,9 @@ def run(config: TuneConfig) -> int:
     job = _job(config.job)
     space = parse_space(config.space)
     demands = check_space(job, config.values, space)
+    if config.sweep.scheduler == "pbt" and config.sweep.grace_steps % (config.values.get("checkpoint_every_steps") or 10**9):
+        raise ConfigError(f"sweep.scheduler pbt copies checkpoints every sweep.grace_steps {config.sweep.grace_steps}: set the "
+                          "job's checkpoint_every_steps to that")
     folder = _folder(config)
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
@@ -16,7 +16,10 @@ class Host:
     """What a host gives to the job that it runs."""
 
     sinks: Sequence[Sink] = ()
-    """Also get the metrics of every step; one that waits holds the job back."""
+    """Also get the metrics of every step."""
+    settled: Callable[[], None] = lambda: None
+    """Called after a step or an evaluation, once all of it is recorded and a checkpoint that was due is written. A host that
+    waits here holds the job back."""
     stop: threading.Event = field(default_factory=threading.Event)
     """Once set, the job writes a checkpoint and ends as after a Ctrl-C."""
 

@@ -14,6 +14,7 @@ from squall.jobs import report, sft, tgrpo
 from squall.platform.config import load_config
 from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
 from squall.platform.models import load_policy
+from squall.platform.runs import read_lines
 from squall.platform.store import RolloutStore
 from squall.platform.tracking import read_metrics
 
@@ -96,6 +97,12 @@ def test_supervised_steps_from_a_relative_model_path(manifests: dict[str, Path],
     rows = read_metrics(tmp_path / "runs" / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3] and all(row["loss"] < 1.0 for row in rows)
     assert load_policy(str(checkpoint)).num_parameters() > 800_000
+    fork = config.model_copy(update={"name": "fork", "steps": 5, "start_from": checkpoint})
+    assert load_policy(str(sft.train(fork))).num_parameters() > 800_000
+    assert [row["step"] for row in read_metrics(tmp_path / "runs" / "fork" / "metrics.jsonl")] == [4, 5]
+    first, second = ({name for row in read_lines(tmp_path / "runs" / run / "consumed.jsonl") for name in row["groups"]}
+                     for run in ("run", "fork"))
+    assert len(second) == 32 and not first & second
 
 
 def test_a_model_directory_without_a_processor_is_refused(tmp_path: Path, manifests: dict[str, Path]) -> None:
