@@ -7,6 +7,7 @@ import json
 import os
 import re
 import secrets as random_names
+import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -149,12 +150,24 @@ def enter_submission() -> None:
 
 
 def follow(client: JobSubmissionClient, job: str) -> None:
-    """Print a job's output as it comes, until it ends."""
+    """Print a job's output as it comes, until it ends; where the stream breaks off before, wait for the end without it."""
     async def tail() -> None:
         async for text in client.tail_job_logs(job):
             print(text, end="", flush=True)
 
-    asyncio.run(tail())
+    try:
+        asyncio.run(tail())
+    except RuntimeError as error:
+        if client.get_job_status(job).is_terminal():
+            return
+        print(f"(its output cannot be followed any more: {_last_line(error)}; squall jobs logs {job})", flush=True)
+    while not client.get_job_status(job).is_terminal():
+        time.sleep(0.5)
+
+
+def _last_line(error: BaseException) -> str:
+    """The last line of an error's text, where Ray's client puts the reason."""
+    return next((line.strip() for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)[:300]
 
 
 @contextmanager
@@ -163,8 +176,7 @@ def clear_errors(job: str) -> Iterator[None]:
     try:
         yield
     except (RuntimeError, requests.RequestException, OSError) as error:
-        reason = next((line for line in reversed(str(error).splitlines()) if line.strip()), type(error).__name__)
-        raise SquallError(f"job '{job}': {reason.strip()[:300]}") from error
+        raise SquallError(f"job '{job}': {_last_line(error)}") from error
 
 
 def describe(details: Any) -> dict[str, Any]:

@@ -143,8 +143,9 @@ def follow_to_the_end(client: JobSubmissionClient, name: str) -> int:
             job_client.follow(client, name)
     except KeyboardInterrupt:
         print(f"stopping job {name}, which writes a checkpoint where it can; once more to leave at once", flush=True)
-        client.stop_job(name)
-        job_client.follow(client, name)
+        with job_client.clear_errors(name):
+            client.stop_job(name)
+            job_client.follow(client, name)
     details = client.get_job_info(name)
     status = job_client.exit_status(details)
     if status and details.status.value != "STOPPED":

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import ray
 
-from squall.actors.corruption_worker import CorruptionWorker
+from squall.actors.corruption_worker import CorruptionWorker, Rendering
 from squall.actors.reward_worker import RewardWorker
 from squall.algorithms.corruption import make_spec
 from squall.algorithms.rewards import RewardConfig
@@ -53,7 +53,9 @@ def prepare(worker, question: VideoSample, seed: int = 1):
 
 
 def test_each_branch_is_an_object_of_its_own_with_the_hash_of_its_pixels(corruption_worker, video: Path):
-    hashes, *clips = ray.get(prepare(corruption_worker, sample(video)))
+    rendering, *clips = ray.get(prepare(corruption_worker, sample(video)))
+    hashes = rendering.clip_hashes
+    assert rendering.frames == 3 * 8 and rendering.corruption_s > 0
     assert list(hashes) == list(BRANCHES) and len(set(hashes.values())) == 3
     for branch, clip in zip(BRANCHES, clips, strict=True):
         assert clip.frames.shape == (8, 56, 56, 3)
@@ -64,7 +66,7 @@ def test_each_branch_is_an_object_of_its_own_with_the_hash_of_its_pixels(corrupt
 
 
 def test_the_same_call_gives_the_same_pixels_and_another_seed_another_order(corruption_worker, video: Path):
-    first, again, other = (ray.get(prepare(corruption_worker, sample(video), seed)[0]) for seed in (1, 1, 2))
+    first, again, other = (ray.get(prepare(corruption_worker, sample(video), seed)[0]).clip_hashes for seed in (1, 1, 2))
     assert first == again
     assert first[Branch.CORRUPTED] == other[Branch.CORRUPTED] and first[Branch.SHUFFLED] != other[Branch.SHUFFLED]
 
@@ -84,7 +86,8 @@ def score(weights: dict[str, float], video: Path):
     clean = (rollout(Branch.CLEAN, 0, "<think>x</think><answer>A</answer>"), rollout(Branch.CLEAN, 1, "A"))
     corrupted = (rollout(Branch.CORRUPTED, 0, "<think>x</think><answer>B</answer>"),)
     try:
-        return ray.get(worker.score.remote("g1", sample(video), "prompt", SPEC, {}, clean, corrupted), timeout=60)
+        scored = worker.score.remote("g1", sample(video), "prompt", SPEC, Rendering({}, 0, 0.0), clean, corrupted)
+        return ray.get(scored, timeout=60)
     finally:
         ray.kill(worker)
 
@@ -110,7 +113,7 @@ def answers_after(seconds: float) -> tuple[Rollout, ...]:
 
 def test_a_reward_worker_answers_and_scores_while_an_earlier_group_waits_for_its_answers(ray_cluster, video: Path):
     worker = RewardWorker.options(num_cpus=0.1).remote(0.1, RewardConfig(weights={"accuracy": 1.0}))
-    arguments = ("g", sample(video), "prompt", None, {Branch.CLEAN: "h"})
+    arguments = ("g", sample(video), "prompt", None, Rendering({Branch.CLEAN: "h"}, 8, 0.0))
     slow = worker.score.remote(*arguments, answers_after.remote(12.0))
     fast = worker.score.remote(*arguments, answers_after.remote(0.0))
     assert ray.get(worker.ping.remote(), timeout=10) > 0
