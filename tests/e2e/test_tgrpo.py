@@ -102,7 +102,7 @@ def test_supervised_steps_from_a_relative_model_path(manifests: dict[str, Path],
     assert [row["step"] for row in read_metrics(tmp_path / "runs" / "fork" / "metrics.jsonl")] == [4, 5]
     first, second = ({name for row in read_lines(tmp_path / "runs" / run / "consumed.jsonl") for name in row["groups"]}
                      for run in ("run", "fork"))
-    assert len(second) == 32 and not first & second
+    assert len(second) >= 32 and not first & second  # files that cannot be read are consumed too
 
 
 def test_a_model_directory_without_a_processor_is_refused(tmp_path: Path, manifests: dict[str, Path]) -> None:
