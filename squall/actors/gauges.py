@@ -1,4 +1,4 @@
-"""Live figures of a run on Ray's metrics endpoint, which the Ray dashboard, Prometheus and `squall top` read.
+"""Live figures of a run on Ray's metrics endpoint, which the Ray dashboard and Prometheus read.
 
 What is current is a gauge and goes when the driver ends; what adds up is a counter and stays (Ray exports it as `..._total`).
 Every series has the label `run`. Names here get the prefix `ray_` from Ray.
@@ -60,7 +60,7 @@ class RayGauges:
             series = GAUGES[family]
             self._show(series.name, series.description, value, **{series.label: member})
         else:
-            self._show("squall_" + re.sub(r"\W", "_", name), f"{name} in the last step", value)
+            self._show("squall_" + re.sub(r"\W", "_", name), f"Latest {name}", value)
 
     def phase(self, name: str) -> None:
         """Enter a phase."""

@@ -17,7 +17,7 @@ from pydantic import ConfigDict, Field, model_validator
 from squall.actors.cluster import ResourcePlan, start_ray, stop_ray
 from squall.jobs.registry import Job, find_job
 from squall.jobs.search_space import as_grid, examples, parse_space, size_of_grid
-from squall.platform.config import Config, apply_override, read_yaml, validate
+from squall.platform.config import Config, read_yaml, set_key, validate
 from squall.platform.errors import ConfigError, SquallError, nearest
 from squall.platform.report.sweep import Trial, write_sweep_page
 from squall.platform.runs import RunDirectory, write_text
@@ -160,7 +160,7 @@ def with_values(values: Mapping[str, Any], sampled: Mapping[str, Any]) -> dict[s
     """A job's values with dotted keys set."""
     merged = copy.deepcopy(dict(values))
     for key, value in sampled.items():
-        apply_override(merged, f"{key}={yaml.safe_dump(_plain(value), default_flow_style=True).removesuffix('...' + chr(10))}")
+        set_key(merged, key, _plain(value), f"space: '{key}'")
     return merged
 
 

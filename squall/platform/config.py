@@ -104,6 +104,15 @@ def apply_override(values: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator or not key:
         raise ConfigError(f"override '{override}': expected key.sub=value")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError:
+        value = text
+    set_key(values, key, value, f"override '{override}'")
+
+
+def set_key(values: dict[str, Any], key: str, value: Any, where: str) -> None:
+    """Set a dotted key inside nested mappings. Raises ConfigError, which begins with `where`, if a parent holds a value."""
     *parents, last = key.split(".")
     target = values
     for parent in parents:
@@ -111,11 +120,8 @@ def apply_override(values: dict[str, Any], override: str) -> None:
             target[parent] = {}
         target = target[parent]
         if not isinstance(target, dict):
-            raise ConfigError(f"override '{override}': '{parent}' holds a value, not a section")
-    try:
-        target[last] = yaml.load(text, Loader=_Loader)
-    except yaml.YAMLError:
-        target[last] = text
+            raise ConfigError(f"{where}: '{parent}' holds a value, not a section")
+    target[last] = value
 
 
 def dump_yaml(config: Config) -> str:

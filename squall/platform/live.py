@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +29,9 @@ class LiveFile:
 
     def _write(self) -> None:
         temporary = self._path.with_name(f".{self._path.name}.{os.getpid()}")
-        temporary.write_text(json.dumps(self._state), encoding="utf-8")
-        temporary.replace(self._path)
+        with suppress(OSError):  # a run does not end because it cannot be watched
+            temporary.write_text(json.dumps(self._state), encoding="utf-8")
+            temporary.replace(self._path)
 
 
 def read_live(path: Path) -> dict[str, Any]:
