@@ -8,6 +8,7 @@ import pytest
 import yaml
 from pydantic import Field, ValidationError
 
+from squall.jobs.tgrpo import TGRPOJobConfig
 from squall.platform.config import Config, dump_yaml, load_config, packaged_configs
 from squall.platform.config_help import describe_keys
 from squall.platform.errors import ConfigError
@@ -169,3 +170,9 @@ def test_off_is_a_word_and_true_a_switch(tmp_path: Path) -> None:
     assert load_config(JobConfig, file).name == "off"
     assert load_config(JobConfig, None, ["name=no"]).name == "no"
     assert load_config(JobConfig, None, ["name='true'"]).name == "true"
+
+
+def test_a_file_that_names_its_job_is_refused_by_another() -> None:
+    assert load_config(TGRPOJobConfig, "@demo", job="train tgrpo").steps == load_config(TGRPOJobConfig, "@demo").steps
+    with pytest.raises(ConfigError, match="@demo is a configuration of 'squall train tgrpo', not of 'squall train sft'"):
+        load_config(TGRPOJobConfig, "@demo", job="train sft")
