@@ -11,6 +11,7 @@ from pathlib import Path
 import ray
 
 from squall.actors.cluster import set_threads
+from squall.actors.logs import keep_log
 from squall.algorithms.corruption import render, shuffle_frames
 from squall.platform.records import Branch, Clip, CorruptionSpec, VideoSample, make_clip
 from squall.platform.seeds import derive_seed
@@ -38,7 +39,9 @@ class CorruptionWorker:
     Ray restarts it and leaves a failed call to whoever asked: a file that kills the decoder is tried a few times, then counted.
     """
 
-    def __init__(self, cpus: float, sampling: FrameSampling, cache: Path | None) -> None:
+    def __init__(self, cpus: float, sampling: FrameSampling, cache: Path | None, log: Path | None = None) -> None:
+        """`log` is the file that gets what the worker prints."""
+        keep_log(log)
         self._threads = set_threads(cpus)
         self._sampling = sampling
         self._cache = ClipCache(cache, CACHE_BYTES)

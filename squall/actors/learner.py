@@ -104,7 +104,7 @@ class Learner:
         self._loop_config = {
             "learner": config, "model": model, "objective": objective, "tgrpo": tgrpo, "temperature": temperature,
             "seed": seed, "total_updates": total_steps * config.updates_per_step, "buffer": self._buffer,
-            "fleet": fleet, "weight_transfer": weight_transfer, "resume": resume,
+            "fleet": fleet, "weight_transfer": weight_transfer, "resume": resume, "logs": run_path.absolute() / "logs",
         }
         self._awaited: tuple[Any, str, float] | None = None
         self._run_path = run_path
@@ -134,9 +134,10 @@ class Learner:
             except RayError as error:
                 raise SquallError(f"learner: the rollout buffer is gone while {phase}: {cause(error)}") from error
         if self._failure is not None:
-            raise SquallError(f"learner failed while {phase}: {cause(self._failure)}") from self._failure
+            raise SquallError(f"learner failed while {phase}: {cause(self._failure)}; see "
+                              f"{self._run_path}/logs/learner-*.log") from self._failure
         if time.monotonic() > deadline:
-            raise SquallError(f"learner: no answer in time while {phase}; see the Ray Train worker logs, or raise "
+            raise SquallError(f"learner: no answer in time while {phase}; see {self._run_path}/logs/learner-*.log, or raise "
                               "learner.step_timeout_s or learner.start_timeout_s")
         return None
 

@@ -28,8 +28,10 @@ def learner_loop(config: dict[str, Any]) -> None:
     from ray import train
 
     from squall.actors.cluster import set_threads
+    from squall.actors.logs import keep_log
 
     settings: LearnerConfig = config["learner"]
+    keep_log(config["logs"] / f"learner-{train.get_context().get_world_rank()}.log")
     set_threads(settings.threads or settings.cpus)
     os.environ.setdefault("LOCAL_RANK", str(train.get_context().get_local_rank()))
     worker = LearnerWorker(config, train.get_context().get_world_rank(), train.get_context().get_world_size())

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from pathlib import Path
 
 import ray
 
 from squall.actors.cluster import set_threads
 from squall.actors.corruption_worker import Rendering
+from squall.actors.logs import keep_log
 from squall.algorithms.rewards import RewardConfig, load_rewards, score_group
 from squall.platform.records import CorruptionSpec, Rollout, SampledGroup, ScoredGroup, VideoSample
 
@@ -20,7 +22,9 @@ class RewardWorker:
     A group whose answers are there does not wait for one that was announced before it.
     """
 
-    def __init__(self, cpus: float, config: RewardConfig) -> None:
+    def __init__(self, cpus: float, config: RewardConfig, log: Path | None = None) -> None:
+        """`log` is the file that gets what the worker prints."""
+        keep_log(log)
         set_threads(cpus)
         self._config = config
         load_rewards(config)

@@ -19,6 +19,7 @@ from typing import Any, Literal
 import ray
 from pydantic import Field, model_validator
 
+from squall.actors.logs import keep_log
 from squall.actors.weight_transfer import VLLM_NAMES, Backend
 from squall.platform.config import Config
 from squall.platform.errors import DataError, SquallError
@@ -94,7 +95,9 @@ class RolloutEngine:
     every concurrency group in an event loop of its own, and AsyncLLM lives in one loop: only `ping` has a group.
     """
 
-    def __init__(self, model_path: str, config: EngineConfig) -> None:
+    def __init__(self, model_path: str, config: EngineConfig, log: Path | None = None) -> None:
+        """`log` is the file that gets what the engine prints."""
+        keep_log(log)
         os.environ.update(_environment(config))  # before torch and vLLM read it
         from vllm import AsyncEngineArgs
         from vllm.v1.engine.async_llm import AsyncLLM

@@ -118,6 +118,12 @@ class SamplerConfig:
     cache: Path | None
     prompt_template: str
     rewards: RewardConfig
+    logs: Path | None = None
+    """Folder for what the actors print; None leaves it to Ray."""
+
+    def log_of(self, role: str, number: int) -> Path | None:
+        """The file of one actor."""
+        return None if self.logs is None else self.logs / f"{role}-{number}.log"
 
 
 @dataclass(slots=True)
@@ -175,7 +181,7 @@ class GroupSampler:
         self._config, self._engine_class = config, engine_class
         self._template = prompt_template(config.prompt_template)
         self._processor = load_processor(config.model_path)
-        self._supervisor = Supervisor(config.engine.startup_timeout_s, on_state)
+        self._supervisor = Supervisor(config.engine.startup_timeout_s, on_state, config.logs)
         self._waiting: deque[tuple[Hashable, GroupPlan, int]] = deque()
         self._flights: dict[Any, _Flight] = {}
         self._version = 0
@@ -198,16 +204,18 @@ class GroupSampler:
 
         corruption = [
             CorruptionWorker.options(**named("corruption", i, workers.corruption_cpus)).remote(
-                workers.corruption_cpus, config.frames, config.cache) for i in range(workers.corruption_count)]
+                workers.corruption_cpus, config.frames, config.cache, config.log_of("corruption", i))
+            for i in range(workers.corruption_count)]
         if not engines:
             self._supervisor.add("corruption", corruption)
             return
         rewards = [
-            RewardWorker.options(**named("reward", i, workers.reward_cpus)).remote(workers.reward_cpus, config.rewards)
+            RewardWorker.options(**named("reward", i, workers.reward_cpus)).remote(
+                workers.reward_cpus, config.rewards, config.log_of("reward", i))
             for i in range(workers.reward_count)]
         started = [
             self._engine_class.options(**named("engine", i, config.engine.cpus, config.engine.gpus)).remote(
-                config.model_path, config.engine) for i in range(config.engine.count)]
+                config.model_path, config.engine, config.log_of("engine", i)) for i in range(config.engine.count)]
         for role, actors in (("corruption", corruption), ("reward", rewards), ("engine", started)):
             self._supervisor.add(role, actors)
 

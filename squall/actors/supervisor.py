@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -63,6 +64,8 @@ class Supervisor:
     startup_timeout_s: float
     on_state: Callable[[str, str], None] = lambda worker, state: None
     """Called with the name and the state of a worker that is new or changes."""
+    logs: Path | None = None
+    """Folder with what the workers print, named in errors."""
     workers: list[Worker] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     """What happened since the list was last emptied by its reader."""
@@ -81,12 +84,12 @@ class Supervisor:
         done, late = ray.wait(waiting, num_returns=len(waiting), timeout=self.startup_timeout_s) if waiting else ([], [])
         if late:
             raise SquallError(f"{len(late)} of {len(waiting)} {role} workers not ready after {self.startup_timeout_s:.0f} s; "
-                              "see the Ray logs, or raise engine.startup_timeout_s")
+                              f"{self._see(made[0])}, or raise engine.startup_timeout_s")
         for worker, reference in zip(made, waiting, strict=True):
             try:
                 worker.process = ray.get(reference)
             except RayError as error:
-                raise SquallError(f"{worker.name} could not start: {cause(error)}") from error
+                raise SquallError(f"{worker.name} could not start: {cause(error)}; {self._see(worker)}") from error
         for worker in made:
             self.on_state(worker.name, worker.state)
         self.workers += made
@@ -197,7 +200,10 @@ class Supervisor:
         self._move(worker, WorkerEvent.GIVEN_UP, f"not back after {self.startup_timeout_s:.0f} s")
         if not self.of(worker.role):
             raise SquallError(f"{worker.name}, the last {worker.role} worker, did not come back within "
-                              f"{self.startup_timeout_s:.0f} s; see the Ray logs, or raise engine.startup_timeout_s")
+                              f"{self.startup_timeout_s:.0f} s; {self._see(worker)}, or raise engine.startup_timeout_s")
+
+    def _see(self, worker: Worker) -> str:
+        return "see the Ray logs" if self.logs is None else f"see {self.logs / worker.name}.log"
 
     def _move(self, worker: Worker, event: WorkerEvent, reason: str) -> None:
         before, worker.state = worker.state, next_state(worker.state, event)

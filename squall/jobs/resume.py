@@ -17,10 +17,11 @@ from squall.platform.errors import ConfigError, SquallError
 from squall.platform.runs import RunDirectory, checkpoint_step, read_lines
 
 OPTIMISER = "learner.optimiser"
-FREE = ("resume", "name", "output", "steps", "max_staleness", "ray_address", "engine", "workers", "tracking", "trace_steps",
-        "max_sampled_groups", "checkpoint_every_steps", "learner.workers", "learner.cpus", "learner.threads", "learner.gpus",
-        "learner.tokens_per_microbatch", "learner.shared_prefix", "learner.gradient_checkpointing", "learner.vision_cache_mib",
-        "learner.start_timeout_s", "learner.step_timeout_s", f"{OPTIMISER}.zero_stage", f"{OPTIMISER}.offload_optimiser")
+FREE = ("resume", "name", "output", "steps", "max_staleness", "ray_address", "dashboard", "engine", "workers", "tracking",
+        "trace_steps", "max_sampled_groups", "checkpoint_every_steps", "learner.workers", "learner.cpus", "learner.threads",
+        "learner.gpus", "learner.tokens_per_microbatch", "learner.shared_prefix", "learner.gradient_checkpointing",
+        "learner.vision_cache_mib", "learner.start_timeout_s", "learner.step_timeout_s", f"{OPTIMISER}.zero_stage",
+        f"{OPTIMISER}.offload_optimiser")
 """Keys that a resumed run may change: where, how fast and how long it runs, what is kept. Others would make it another run."""
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 

@@ -18,6 +18,7 @@ from rich.console import Console
 from squall.actors.cluster import Demand, ResourcePlan, start_ray, stop_ray
 from squall.actors.gauges import RayGauges
 from squall.actors.learner import Learner, LearnerConfig, Objective
+from squall.actors.logs import messages_of_ray
 from squall.actors.rollout_engine import EngineConfig
 from squall.actors.sampling import Failure, GroupPlan, GroupSampler, SamplerConfig, WorkersConfig
 from squall.actors.timeline import actor_spans
@@ -48,8 +49,9 @@ from squall.platform.manifest import Manifest, load_manifest
 from squall.platform.models import ModelConfig, resolve_model_path
 from squall.platform.progress import JobProgress, print_results
 from squall.platform.prompts import prompt_template
+from squall.platform.remote import Output, is_uri, local_folder, open_remote
 from squall.platform.report.status import bound
-from squall.platform.runs import RunDirectory, append_line, checkpoint_step, to_json
+from squall.platform.runs import RunDirectory, append_line, checkpoint_step, default_name, to_json, utc_now
 from squall.platform.store import RolloutStore
 from squall.platform.trace import Span, write_trace
 from squall.platform.tracking import TrackingConfig, open_tracker, read_metrics
@@ -93,8 +95,9 @@ class SessionConfig(Config):
 
     name: str | None = None
     """Name of the run directory; by default the job and the time."""
-    output: Path = Path("runs")
-    """Folder that run directories go into."""
+    output: Output = "runs"
+    """Folder that run directories go into; or a URI, s3://bucket/runs: the run works in ./runs and is copied there as it
+    goes."""
     resume: bool = False
     """Go on with the run called `name` from its last checkpoint: squall train ... runs/NAME/config.yaml --resume"""
     checkpoint_every_steps: int = Field(0, ge=0)
@@ -107,6 +110,8 @@ class SessionConfig(Config):
     """Begin from a checkpoint of another run: its weights, optimiser and place among the questions; steps go on from its."""
     ray_address: str | None = None
     """Cluster to join; by default RAY_ADDRESS, else a local one on the loopback interface."""
+    dashboard: bool = False
+    """Serve Ray's dashboard from a local cluster, on the loopback interface; its address is among the first lines."""
     data: DataConfig
     """Training data."""
     model: ModelConfig = ModelConfig()
@@ -140,7 +145,9 @@ class Session:
         if config.resume and config.name is None:
             raise ConfigError("--resume needs the run: give its config.yaml (runs/NAME/config.yaml), or name=NAME")
         self.dropped: Counter[str] = Counter(rejection.reason for rejection in self.manifest.rejected)
-        self.run = RunDirectory.create(config.output, self.job.command[-1], config.name, resume=config.resume)
+        name = config.name or (default_name(self.job.command[-1]) if is_uri(config.output) else None)
+        self._remote = open_remote(config.output, name, config.resume, self._tell)
+        self.run = RunDirectory.create(local_folder(config.output), self.job.command[-1], name, resume=config.resume)
         self._stack = ExitStack()
         self._stack.callback(self.run.lock().close)
         self._changes = check_same_run(config, self.run) if config.resume else ()
@@ -153,13 +160,14 @@ class Session:
         self.steps_done = self.resumed.step
         self.first_step = 0 if config.start_from is None else checkpoint_step(config.start_from)
         """Steps that were done before this run began."""
-        kept = {"name": self.run.name, "output": self.run.path.parent, "resume": False}
+        home = config.output if is_uri(config.output) else str(self.run.path.parent)
+        kept = {"name": self.run.name, "output": home, "resume": False}
         self.run.write_config(f"job: {self.job.name}\n" + dump_yaml(config.model_copy(update=kept)))
         self.run.write_provenance(config.seed)
         self.store = RolloutStore(self.run.rollouts)
         self.seconds: Counter[str] = Counter()
         self.progress = JobProgress(f"squall {self.job.command[-1]} {self.run.name}", total_steps,
-                                    done_steps=self.steps_done, console=self.console)
+                                    done_steps=self.steps_done, console=self.console, log=self._log("driver"))
         self._total_steps = total_steps
         self._step_phases: Counter[str] = Counter()
         self._step_started = time.monotonic()
@@ -191,7 +199,20 @@ class Session:
             raise DataError(f"{key}: no usable record; the first problem: {first}")
         return manifest
 
+    def _log(self, role: str) -> Callable[[str], None]:
+        """What appends a line to the log of a role."""
+        return lambda line: append_line(self.run.logs / f"{role}.log", f"{utc_now()} {line}")
+
+    def _tell(self, text: str) -> None:
+        """Show what was found out beside the run's own work."""
+        if hasattr(self, "progress"):
+            self.progress.note(text)
+        else:
+            print(text, flush=True)
+
     def __enter__(self) -> Session:
+        if self._remote is not None:
+            self._remote.start(self.run.path)
         self._stack.enter_context(self.progress)
         for note in (*self._changes, *self.resumed.notes):
             self.progress.note(note)
@@ -209,10 +230,24 @@ class Session:
             with suppress(OSError):  # the disk may be full
                 self.run.event("stopped", error=f"{type(error).__name__}: {error}")
         self._stack.close()
+        self._close_remote(error)
         if error is not None and self.run.latest_checkpoint() is not None:
             self.console.print(f"resume with: {resume_command(self.job.name, self.run)}", soft_wrap=True, highlight=False)
         if isinstance(error, OSError) and error.errno in FULL_DISK:
             raise explain_full_disk(error, self.run) from error
+
+    def _close_remote(self, error: BaseException | None) -> None:
+        """Copy what is left; a failure to do so does not hide what the run itself ended with."""
+        if self._remote is None:
+            return
+        try:
+            self._remote.close()
+        except SquallError as failure:
+            if error is None:
+                raise
+            self.console.print(str(failure), soft_wrap=True, highlight=False)
+        else:
+            self.console.print(f"copied to {self._remote.uri}", soft_wrap=True, highlight=False)
 
     @contextmanager
     def _signals_handled(self) -> Iterator[None]:
@@ -270,6 +305,8 @@ class Session:
         with self.phase("checkpoint"), self.run.checkpoint(self.steps_done) as path:
             learner.save(path)
             seal(path, {"step": self.steps_done, "config": self.config.model_dump(mode="json"), **state})
+        if self._remote is not None:
+            self._remote.hurry()
 
     def save_if_due(self, learner: Learner | None, state: Mapping[str, Any]) -> None:
         """End a step: write a checkpoint after the last one, and every `checkpoint_every_steps`."""
@@ -287,9 +324,12 @@ class Session:
         for line in text.splitlines():
             self.progress.note(line)
         with self.phase("start"):
-            cluster = start_ray(self.config.ray_address)
+            cluster = start_ray(self.config.ray_address, dashboard=self.config.dashboard)
             self._stack.callback(stop_ray)
+            self._stack.enter_context(messages_of_ray(self._log("ray")))
             plan.check(cluster)
+        if cluster.dashboard_url:
+            self.progress.note(f"Ray dashboard http://{cluster.dashboard_url}")
         self.gauges = RayGauges(self.run.name)
         self.gauges.set("steps", self._total_steps)
         self.live = LiveFile(self.run.live)
@@ -309,7 +349,7 @@ class Session:
             sampler = GroupSampler(SamplerConfig(
                 run_id=self.run.name, model_path=self.model_path, model=config.model, engine=config.engine,
                 workers=config.workers, frames=config.data.frames, cache=config.data.cache,
-                prompt_template=config.data.prompt_template, rewards=rewards), on_state=self._on_state)
+                prompt_template=config.data.prompt_template, rewards=rewards, logs=self.run.logs), on_state=self._on_state)
             self._stack.callback(sampler.stop)
             sampler.start(engines)
         self.sampler = sampler

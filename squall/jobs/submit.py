@@ -20,6 +20,7 @@ from squall.jobs.arguments import load_job_config
 from squall.jobs.registry import JOBS, Job, suggest
 from squall.platform.config import Config, read_yaml
 from squall.platform.errors import ConfigError
+from squall.platform.remote import is_uri
 from squall.platform.runs import git_commit
 
 EXCLUDES = (".git", ".venv*", "venv", "runs", "data", "__pycache__", "*.safetensors", "*.egg-info", ".pytest_cache")
@@ -106,9 +107,9 @@ def complete(job: Job, words: Sequence[str], name: str, here: bool) -> list[str]
     fields = type(config).model_fields
     added = [f"name={name}"] if "name" in fields and config.name is None else []
     output = getattr(config, "output", None)
-    if output is not None and not Path(output).is_absolute() and not here:
+    if output is not None and not here and not (is_uri(str(output)) or Path(output).is_absolute()):
         raise ConfigError(f"output = '{output}' would be in the uploaded copy of this folder, which goes when the job ends: "
-                          "give a folder that every node sees (output=/shared/runs)")
+                          "give a folder that every node sees (output=/shared/runs) or a URI (output=s3://bucket/runs)")
     return [*words, *added]
 
 

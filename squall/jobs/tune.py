@@ -6,7 +6,6 @@ import copy
 import functools
 import os
 import shutil
-import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,12 +14,14 @@ import yaml
 from pydantic import ConfigDict, Field, model_validator
 
 from squall.actors.cluster import ResourcePlan, start_ray, stop_ray
+from squall.actors.logs import messages_of_ray
 from squall.jobs.registry import Job, find_job
 from squall.jobs.search_space import as_grid, examples, parse_space, size_of_grid
 from squall.platform.config import Config, read_yaml, set_key, validate
 from squall.platform.errors import ConfigError, SquallError, nearest
+from squall.platform.remote import Output, RemoteCopy, local_folder, open_remote
 from squall.platform.report.sweep import Trial, write_sweep_page
-from squall.platform.runs import RunDirectory, write_text
+from squall.platform.runs import RunDirectory, append_line, default_name, utc_now, write_text
 from squall.platform.tracking import read_metrics
 
 TRIAL_RESOURCES = {"memory": 1}
@@ -70,8 +71,8 @@ class TuneConfig(Config):
     """Search and schedule."""
     name: str | None = None
     """Name of the sweep's directory; by default the job and the time."""
-    output: Path = Path("runs")
-    """Folder that it goes into."""
+    output: Output = "runs"
+    """Folder that it goes into, or a URI such as s3://bucket/runs: the sweep then works in ./runs and is copied there."""
     resume: bool = False
     """Go on with the sweep called `name`: squall tune runs/NAME/sweep.yaml --resume"""
     ray_address: str | None = None
@@ -109,12 +110,12 @@ def run(config: TuneConfig) -> int:
     if config.sweep.scheduler == "pbt" and config.sweep.grace_steps % (config.values.get("checkpoint_every_steps") or 10**9):
         raise ConfigError(f"sweep.scheduler pbt copies checkpoints every sweep.grace_steps {config.sweep.grace_steps}: set the "
                           "job's checkpoint_every_steps to that")
-    folder = _folder(config)
+    folder, remote = _folder(config)
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its tables would come between ours
-    cluster = start_ray(config.ray_address, dashboard=True)
     try:
+        cluster = start_ray(config.ray_address, dashboard=True)
         plan = ResourcePlan(tuple(demands))
         plan.check(cluster)
         at_once = config.sweep.concurrent_trials or plan.fits(cluster)
@@ -122,9 +123,13 @@ def run(config: TuneConfig) -> int:
         print(f"sweep of squall {job.name}: {total} trials, {min(at_once, total)} at a time, {config.sweep.search} search"
               f"{'' if config.sweep.scheduler == 'none' else ' with ' + config.sweep.scheduler.upper()}, "
               f"{config.sweep.mode} {config.sweep.metric}\n{folder}", flush=True)
-        return _search(config, job, space, folder, at_once)
+        with messages_of_ray(lambda line: append_line(folder / "logs" / "ray.log", f"{utc_now()} {line}")):
+            return _search(config, job, space, folder, at_once)
     finally:
         stop_ray()
+        if remote is not None:
+            remote.close()
+            print(f"copied to {remote.uri}")
 
 
 def _job(name: str) -> Job:
@@ -169,15 +174,18 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _folder(config: TuneConfig) -> Path:
-    """Make the sweep's directory, or take up the one to resume."""
-    name = config.name or f"{config.job.split()[-1]}-sweep-{time.strftime('%Y%m%d-%H%M%S')}"
-    run = RunDirectory.create(config.output, "sweep", name, resume=config.resume)
+def _folder(config: TuneConfig) -> tuple[Path, RemoteCopy | None]:
+    """Make the sweep's directory, or take up the one to resume; and its copy where `output` is a URI."""
+    name = config.name or default_name(f"{config.job.split()[-1]}-sweep")
+    remote = open_remote(config.output, name, config.resume, print)
+    run = RunDirectory.create(local_folder(config.output), "sweep", name, resume=config.resume)
     for unused in (run.rollouts, run.checkpoints):
         unused.rmdir()
-    stored = config.model_dump(mode="json") | {"name": run.name, "resume": False, "output": str(config.output)}
+    stored = config.model_dump(mode="json") | {"name": run.name, "resume": False}
     write_text(run.path / "sweep.yaml", yaml.safe_dump(stored, sort_keys=False, allow_unicode=True))
-    return run.path
+    if remote is not None:
+        remote.start(run.path)
+    return run.path, remote
 
 
 def _search(config: TuneConfig, job: Job, space: Mapping[str, Any], folder: Path, at_once: int) -> int:

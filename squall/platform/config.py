@@ -84,9 +84,9 @@ def packaged_configs() -> list[str]:
 
 def read_yaml(source: str | Path) -> dict[str, Any]:
     """Read a YAML mapping. Raises ConfigError with line and column when it is not one."""
-    path = resolve_config_path(source)
+    path = str(source) if "://" in str(source) else resolve_config_path(source)
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), Loader=_Loader)
+        values = yaml.load(_text_of(path), Loader=_Loader)
     except yaml.YAMLError as error:
         problem = " ".join(str(error).split())
         raise ConfigError(f"{path}: not valid YAML: {problem}") from None
@@ -97,6 +97,18 @@ def read_yaml(source: str | Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected a mapping of keys to values at the top, got {type(values).__name__}")
     return values
+
+
+def _text_of(path: str | Path) -> str:
+    if isinstance(path, Path):
+        return path.read_text(encoding="utf-8")
+    import fsspec
+
+    try:
+        with fsspec.open(path, "r", encoding="utf-8") as file:
+            return str(file.read())
+    except (OSError, ValueError, ImportError) as error:
+        raise ConfigError(f"{path}: cannot be read ({type(error).__name__}: {' '.join(str(error).split())[:200]})") from error
 
 
 def apply_override(values: dict[str, Any], override: str) -> None:

@@ -41,10 +41,11 @@ class JobProgress:
     """
 
     def __init__(self, title: str, total_steps: int, *, done_steps: int = 0, console: Console | None = None,
-                 window: int = 10, interval_s: float = 5.0) -> None:
+                 window: int = 10, interval_s: float = 5.0, log: Callable[[str], None] = lambda line: None) -> None:
+        """`log` gets every plain line too, on a terminal as well."""
         self._title, self._total, self._first, self._done = title, total_steps, done_steps, done_steps
         self._console = console or Console()
-        self._interval_s = interval_s
+        self._interval_s, self._log = interval_s, log
         self._figures: dict[str, deque[float]] = {name: deque(maxlen=window) for name in FIGURES}
         self._step_seconds: deque[float] = deque(maxlen=window)
         self._dropped: Counter[str] = Counter()
@@ -107,8 +108,7 @@ class JobProgress:
         """One line that stays: above the live panel, or in the log."""
         if self._console.is_terminal:
             self._console.print(Text(text))
-        else:
-            self._write(text)
+        self._write(text)
 
     def time_left_s(self) -> float | None:
         """Seconds to the last step at the pace of the latest ones; None before the first step."""
@@ -123,7 +123,7 @@ class JobProgress:
 
     def _line(self, force: bool = False) -> None:
         now = time.monotonic()
-        if self._console.is_terminal or (not force and now - self._last_line < self._interval_s):
+        if not force and now - self._last_line < self._interval_s:
             return
         self._last_line = now
         left = self.time_left_s()
@@ -134,6 +134,9 @@ class JobProgress:
         self._write(" | ".join(parts))
 
     def _write(self, line: str) -> None:
+        self._log(line)
+        if self._console.is_terminal:
+            return
         self._console.file.write(line + "\n")  # not through rich: it would wrap the line at 80 columns
         self._console.file.flush()
 

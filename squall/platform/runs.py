@@ -54,7 +54,7 @@ class RunDirectory:
         if path.is_dir() and not resume and any(path.iterdir()):
             raise SquallError(f"{path}: already holds a run. Choose another name, or resume it")
         run = cls(path.absolute())
-        for folder in (run.rollouts, run.checkpoints):
+        for folder in (run.rollouts, run.checkpoints, run.logs):
             folder.mkdir(parents=True, exist_ok=True)
         return run
 
@@ -107,6 +107,11 @@ class RunDirectory:
     @property
     def consumed(self) -> Path:
         return self.path / "consumed.jsonl"
+
+    @property
+    def logs(self) -> Path:
+        """What the run's processes print, a file for each."""
+        return self.path / "logs"
 
     @property
     def rollouts(self) -> Path:
@@ -306,9 +311,14 @@ def _plain(value: Any) -> Any:
     return value if value is None or isinstance(value, (str, int, bool)) else str(value)
 
 
+def default_name(job: str) -> str:
+    """A run's name when none is given: the job and the time."""
+    return f"{job}-{datetime.now():%Y%m%d-%H%M%S}"
+
+
 def _fresh_directory(root: Path, job: str) -> Path:
     """Make a directory named by job and time that no other run has, even one that starts in the same second."""
-    stem = _checked_name(f"{job}-{datetime.now():%Y%m%d-%H%M%S}")
+    stem = _checked_name(default_name(job))
     for number in count(1):
         path = root / (stem if number == 1 else f"{stem}-{number}")
         try:

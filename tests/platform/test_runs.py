@@ -113,7 +113,7 @@ def test_json_is_strict_and_takes_numpy(tmp_path: Path) -> None:
     value = {"n": np.int64(3), "ci95": np.array([0.5, np.nan]), "inf": float("inf"), "path": Path("a"), 4: True}
     path = run.write_json("results.json", value)
     assert json.loads(path.read_text()) == {"n": 3, "ci95": [0.5, None], "inf": None, "path": "a", "4": True}
-    assert sorted(p.name for p in run.path.iterdir()) == ["checkpoints", "results.json", "rollouts"]
+    assert sorted(p.name for p in run.path.iterdir()) == ["checkpoints", "logs", "results.json", "rollouts"]
 
 
 def test_events_carry_utc_time(tmp_path: Path) -> None:
