@@ -142,7 +142,7 @@ class RemoteCopy:
                 return self.copy()
             except Exception as error:  # filesystems raise their libraries' own errors
                 if attempt == ATTEMPTS:
-                    raise SquallError(f"{self.uri}: could not be written ({_reason(error)}); the run is whole in {self._local}: "
+                    raise SquallError(f"{self.uri}: could not be written ({_reason(error)}); all of it is in {self._local}: "
                                       "copy it from there") from error
                 time.sleep(2 ** attempt)
 

@@ -127,7 +127,7 @@ def test_copy_that_fails_to_the_end_says_where_the_run_is(run: Path, memory: Mem
     monkeypatch.setattr(MemoryFileSystem, "put_file", broken)
     monkeypatch.setattr(remote.time, "sleep", lambda seconds: None)
     copy.start(run)
-    with pytest.raises(SquallError, match=r"could not be written \(OSError: the cable is out\); the run is whole in /.*/r:"):
+    with pytest.raises(SquallError, match=r"could not be written \(OSError: the cable is out\); all of it is in /.*/r:"):
         copy.close()
 
 
