@@ -8,6 +8,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +48,7 @@ class JobTrial(tune.Trainable):
         self._host = Host((self,), self.settled)
         self._job: threading.Thread | None = None
         self._error: BaseException | None = None
-        self._start_from: Path | None = None
+        self._run, self._start_from = self.trial_name, None
         self._latest: dict[str, float] = {}
         self._news = False
 
@@ -61,7 +62,7 @@ class JobTrial(tune.Trainable):
         result = self._results.get()
         if self._error is not None:
             raise self._error
-        return {**self._latest, "run": self.trial_name} | ({"done": True} if result is None else {})
+        return {**self._latest, "trial": self.trial_name, "run": self._run} | ({"done": True} if result is None else {})
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
         """`Sink` of the job: keep the latest figures."""
@@ -80,15 +81,19 @@ class JobTrial(tune.Trainable):
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Note which of the run's checkpoints is the latest; the weights stay in the run directory."""
-        finished = sorted(self._run_path.glob("checkpoints/step-*"))
-        pointer = {"checkpoint": str(finished[-1]) if finished else None, "run": str(self._run_path)}
+        finished = sorted((self._runs / self._run).glob("checkpoints/step-*"))
+        pointer = {"trial": self.trial_name, "run": self._run, "start_from": self._start_from and str(self._start_from),
+                   "checkpoint": str(finished[-1].relative_to(self._runs)) if finished else None}
         (Path(checkpoint_dir) / POINTER).write_text(json.dumps(pointer), encoding="utf-8")
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
-        """Start from what another trial, or this one before it was paused, had reached."""
+        """Go on with this trial's own run, or begin a new one from a checkpoint of another trial's."""
         pointer = json.loads((Path(checkpoint_dir) / POINTER).read_text(encoding="utf-8"))
-        if pointer["checkpoint"] is not None and pointer["run"] != str(self._run_path):
-            self._start_from = Path(pointer["checkpoint"])
+        if pointer["trial"] == self.trial_name:
+            self._run, self._start_from = pointer["run"], pointer["start_from"] and Path(pointer["start_from"])
+        elif pointer["checkpoint"] is not None:
+            self._run = next(name for number in count(2) if not (self._runs / (name := f"{self.trial_name}-{number}")).exists())
+            self._start_from = self._runs / pointer["checkpoint"]
 
     def cleanup(self) -> None:
         """Let the job end well: Tune has stopped the trial, or its process goes for another reason."""
@@ -98,14 +103,14 @@ class JobTrial(tune.Trainable):
             self._job.join(STOP_TIMEOUT_S)
 
     @property
-    def _run_path(self) -> Path:
-        return Path(self._settings.runs) / self.trial_name
+    def _runs(self) -> Path:
+        return Path(self._settings.runs)
 
     def _work(self) -> None:
         os.chdir(self._settings.folder)
         try:
             with hosted(self._host):
-                status = self._settings.run(self.config, self.trial_name, self._start_from)
+                status = self._settings.run(self.config, self._run, self._start_from)
             if status and not self._host.stop.is_set():
                 raise RuntimeError(f"the job ended with exit status {status}")
         except BaseException as error:  # handed to Tune's thread, which raises it

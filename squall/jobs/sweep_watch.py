@@ -63,8 +63,8 @@ class SweepWatch(tune.Callback):
         step = metrics.get("step", 0)
         pruned = total_steps is not None and step < total_steps
         return {
-            "name": metrics.get("run") or Path(result.path).name, "values": {key: result.config.get(key) for key in self._keys},
-            "value": metrics.get(self._metric), "step": step,
+            "name": metrics.get("trial") or Path(result.path).name, "run": metrics.get("run"),
+            "values": {key: result.config.get(key) for key in self._keys}, "value": metrics.get(self._metric), "step": step,
             "state": "failed" if result.error else "pruned" if pruned else "finished",
             "error": cause(result.error) if result.error else None,
         }

@@ -24,8 +24,9 @@ from squall.platform.report.sweep import Trial, write_sweep_page
 from squall.platform.runs import RunDirectory, append_line, default_name, utc_now, write_text
 from squall.platform.tracking import read_metrics
 
-TRIAL_RESOURCES = {"memory": 1}
-"""What Tune reserves for a trial's driver, which must be something; the job's actors reserve their own, outside of it."""
+SLOTS = "node:__internal_head__"
+"""Resource of which a cluster has one, at its head, where the trials' drivers run: it is shared out among the trials that run
+at the same time. The job's actors reserve their own, outside of it."""
 OWN_KEYS = ("name", "output", "resume", "ray_address")
 """Keys of the sweep that jobs have too; a trial gets its own."""
 
@@ -107,9 +108,8 @@ def run(config: TuneConfig) -> int:
     job = _job(config.job)
     space = parse_space(config.space)
     demands = check_space(job, config.values, space)
-    if config.sweep.scheduler == "pbt" and config.sweep.grace_steps % (config.values.get("checkpoint_every_steps") or 10**9):
-        raise ConfigError(f"sweep.scheduler pbt copies checkpoints every sweep.grace_steps {config.sweep.grace_steps}: set the "
-                          "job's checkpoint_every_steps to that")
+    if config.sweep.scheduler == "pbt":
+        _check_population(config, space)
     folder, remote = _folder(config)
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
@@ -161,6 +161,19 @@ def check_space(job: Job, values: Mapping[str, Any], space: Mapping[str, Any]) -
     return job.demands_of(base)
 
 
+def _check_population(config: TuneConfig, space: Mapping[str, Any]) -> None:
+    """Raise ConfigError for what PBT cannot do."""
+    steps = config.sweep.grace_steps
+    if config.sweep.search != "random":
+        raise ConfigError(f"sweep.search {config.sweep.search} does not go with sweep.scheduler pbt, which finds values by "
+                          "changing those of better trials: take search: random")
+    if grids := [key for key, domain in space.items() if isinstance(domain, dict)]:
+        raise ConfigError(f"space: '{grids[0]}' is a grid_search, of which sweep.scheduler pbt cannot draw: take choice")
+    if steps % (config.values.get("checkpoint_every_steps") or 10**9):
+        raise ConfigError(f"sweep.scheduler pbt copies checkpoints every sweep.grace_steps {steps}: set the job's "
+                          "checkpoint_every_steps to that")
+
+
 def with_values(values: Mapping[str, Any], sampled: Mapping[str, Any]) -> dict[str, Any]:
     """A job's values with dotted keys set."""
     merged = copy.deepcopy(dict(values))
@@ -199,7 +212,7 @@ def _search(config: TuneConfig, job: Job, space: Mapping[str, Any], folder: Path
     runs.mkdir(exist_ok=True)
     run_one = functools.partial(run_trial, job.name, config.values, str(runs))
     settings = TrialSettings(run_one, sweep.metric, os.getcwd(), str(runs))
-    trainable = tune.with_resources(tune.with_parameters(JobTrial, settings=settings), TRIAL_RESOURCES)
+    trainable = tune.with_resources(tune.with_parameters(JobTrial, settings=settings), {SLOTS: slot(at_once)})
     watch = SweepWatch(folder, sweep.metric, sweep.mode, list(space))
     if config.resume:
         tuner = tune.Tuner.restore(str(folder / "tune"), trainable, resume_unfinished=True, restart_errored=True,
@@ -231,7 +244,9 @@ def trial_of(row: Mapping[str, Any], runs: Path, metric: str) -> Trial:
     curve: dict[float, float] = {}
     for path in sorted(runs.glob(f"{row['name']}*/metrics.jsonl")):
         curve |= {entry["step"]: entry[metric] for entry in read_metrics(path) if entry.get(metric) is not None}
-    return Trial(row["name"], row["values"], row["value"], row["state"], sorted(curve.items()), row["error"])
+    report = f"{runs.name}/{row['run']}/report.html"
+    return Trial(row["name"], row["values"], row["value"], row["state"], sorted(curve.items()), row["error"],
+                 report if (runs.parent / report).is_file() else None)
 
 
 def _write_best(config: TuneConfig, job: Job, folder: Path, rows: Sequence[Mapping[str, Any]]) -> int:
@@ -243,8 +258,16 @@ def _write_best(config: TuneConfig, job: Job, folder: Path, rows: Sequence[Mappi
     values = {"job": job.name, **with_values(config.values, best["values"])}
     head = f"# {best['name']}: {config.sweep.metric} {best['value']:.4f}, the best of {len(rows)} trials\n"
     write_text(folder / "best.yaml", head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-    print(f"best: {best['name']}; run it with: squall {job.name} {folder / 'best.yaml'}")
+    print(f"best: {best['name']}; run it with: squall {job.name} {folder / 'best.yaml'}\n"
+          f"its own checkpoints: {folder}/trials/{best['run']}/checkpoints")
+    if best["run"] != best["name"]:
+        print("PBT changed its values on the way; best.yaml has the last ones: to run it is another run than the one that won")
     return 0
+
+
+def slot(at_once: int) -> float:
+    """A trial's share of `SLOTS`; some is left for what Ray puts there itself, and Ray counts in ten thousandths."""
+    return int(9900 / at_once) / 10000
 
 
 def trial_name(sweep: str, trial: Any) -> str:
@@ -259,7 +282,8 @@ def _searcher(sweep: SweepConfig, at_once: int) -> Any:
         return OptunaSearch(metric=sweep.metric, mode=sweep.mode, seed=sweep.seed)
     from ray.tune.search import BasicVariantGenerator
 
-    return BasicVariantGenerator(max_concurrent=at_once, random_state=sweep.seed)
+    # PBT compares all trials, so all have to be there, and takes turns with them
+    return BasicVariantGenerator(max_concurrent=0 if sweep.scheduler == "pbt" else at_once, random_state=sweep.seed)
 
 
 def _scheduler(sweep: SweepConfig, space: Mapping[str, Any], steps: int | None) -> Any:
@@ -279,20 +303,10 @@ def run_trial(job: str, values: Mapping[str, Any], runs: str, sampled: Mapping[s
     """Run a trial's job; a run directory that is there already is gone on with."""
     model, run_job = find_job(job).load()
     path = Path(runs) / name
-    own: dict[str, Any] = {"output": runs}
+    own: dict[str, Any] = {"output": runs, "name": name, "resume": _resumable(path)}
     if start_from is not None:
-        own |= {"name": _next_name(path), "start_from": str(start_from)}
-    else:
-        own |= {"name": name, "resume": _resumable(path)}
+        own["start_from"] = str(start_from)
     return run_job(validate(model, with_values(values, sampled) | own, where=name)) or 0
-
-
-def _next_name(path: Path) -> str:
-    """A name for what a trial does after it took over another's checkpoint."""
-    number = 2
-    while path.with_name(f"{path.name}-{number}").exists():
-        number += 1
-    return f"{path.name}-{number}" if path.exists() else path.name
 
 
 def _resumable(path: Path) -> bool:

@@ -6,7 +6,7 @@ import pytest
 
 from squall.jobs.registry import find_job
 from squall.jobs.search_space import as_grid, examples, parse_space, size_of_grid
-from squall.jobs.tune import TuneConfig, check_space, with_values
+from squall.jobs.tune import TuneConfig, check_space, run, with_values
 from squall.platform.config import load_config
 from squall.platform.errors import ConfigError
 
@@ -47,6 +47,16 @@ def test_every_key_is_checked_at_its_ends(space: dict, message: str) -> None:
     values = load_config(TuneConfig, "@tgrpo-sweep").values
     with pytest.raises(ConfigError, match=message):
         check_space(find_job("train tgrpo"), values, parse_space(space))
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["sweep.search=optuna"], "sweep.search optuna does not go with sweep.scheduler pbt"),
+    (["space={tgrpo.kl_beta: {grid_search: [0.0, 0.1]}}"], "'tgrpo.kl_beta' is a grid_search, of which"),
+    (["checkpoint_every_steps=3"], "copies checkpoints every sweep.grace_steps 4: set the job's checkpoint_every_steps"),
+])
+def test_what_pbt_cannot_do_is_refused_before_anything_starts(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(load_config(TuneConfig, "@tgrpo-sweep", ["sweep.scheduler=pbt", *words]))
 
 
 def test_a_sweep_lies_over_its_base_and_a_trial_over_both() -> None:

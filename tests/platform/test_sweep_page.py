@@ -9,7 +9,7 @@ import pytest
 from squall.platform.report.sweep import Trial, curves, parallel_axes, write_sweep_page
 
 TRIALS = [
-    Trial("s-2", {"lr": 1e-4, "kind": "fog"}, 0.7, "finished", [(4, 0.6), (8, 0.7)]),
+    Trial("s-2", {"lr": 1e-4, "kind": "fog"}, 0.7, "finished", [(4, 0.6), (8, 0.7)], report="trials/s-2/report.html"),
     Trial("s-0", {"lr": 1e-6, "kind": "rain"}, 0.65, "finished", [(4, 0.62), (8, 0.65)]),
     Trial("s-1", {"lr": 1e-5, "kind": "fog"}, 0.5, "pruned", [(4, 0.5)]),
     Trial("s-3", {"lr": 1e-5, "kind": "<b>"}, None, "failed", error="no <room>"),
@@ -27,7 +27,7 @@ def test_axes_place_numbers_by_size_and_words_apart() -> None:
 def test_the_page_names_the_best_and_escapes_what_it_shows(tmp_path: Path) -> None:
     page = write_sweep_page(tmp_path / "sweep.html", title="s", metric="accuracy", mode="max", trials=TRIALS,
                             logarithmic=["lr"], facts=[("job", "squall train tgrpo")], command="squall tune s.yaml").read_text()
-    assert '<tr class="best"><td>s-2' in page and page.count('class="best"') == 3
+    assert '<tr class="best"><td><a href="trials/s-2/report.html">s-2</a>' in page and page.count('class="best"') == 3
     assert "no &lt;room&gt;" in page and "<b>" not in page.replace("<b>0", "").replace("<b>f", "")
     assert "measure it again" in page
 

@@ -30,6 +30,8 @@ class Trial:
     curve: Sequence[tuple[float, float]] = ()
     """(step, metric)."""
     error: str | None = None
+    report: str | None = None
+    """Address of the run's own report, from the page's folder."""
 
 
 @dataclass(frozen=True, slots=True)
