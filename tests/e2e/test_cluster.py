@@ -11,9 +11,10 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import psutil
@@ -31,15 +32,15 @@ Head = tuple[str, int, int]
 TRAIN = ["train", "tgrpo", "@demo", "evaluation.manifest=null", "groups_per_step=4", "max_sampled_groups=60"]
 
 
-@pytest.fixture(scope="module")
-def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
-    """A loopback cluster of its own, with 8 logical CPUs."""
+@contextmanager
+def started_head(folder: Path, **settings: str) -> Iterator[Head]:
+    """A loopback cluster of its own, with 8 logical CPUs and `settings` in its environment."""
     gcs, dashboard, metrics, agent = (free_port() for _ in range(4))
     words = [str(Path(sys.executable).with_name("ray")), "start", "--head", "--block", "--disable-usage-stats", "--num-cpus=8",
              "--node-ip-address=127.0.0.1", "--dashboard-host=127.0.0.1", f"--port={gcs}", f"--dashboard-port={dashboard}",
              f"--metrics-export-port={metrics}", f"--dashboard-agent-listen-port={agent}"]  # apart from another cluster's
-    environment = clean_environment() | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"}
-    with (tmp_path_factory.mktemp("head") / "ray.log").open("wb") as log:
+    environment = clean_environment() | {"PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"} | settings
+    with (folder / "ray.log").open("wb") as log:
         process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env=environment)
     try:
         address = f"http://127.0.0.1:{dashboard}"
@@ -50,6 +51,12 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
             with suppress(psutil.NoSuchProcess):
                 one.kill()
         process.wait(timeout=60)
+
+
+@pytest.fixture(scope="module")
+def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
+    with started_head(tmp_path_factory.mktemp("head")) as started:
+        yield started
 
 
 @pytest.fixture(scope="module")
@@ -72,6 +79,8 @@ def free_port() -> int:
 def answers(url: str) -> bool:
     try:
         urllib.request.urlopen(url, timeout=2).close()
+    except urllib.error.HTTPError:
+        return True
     except OSError:
         return False
     return True
@@ -168,6 +177,22 @@ def test_a_secret_is_given_once_and_shown_nowhere(head: Head) -> None:
     assert second.returncode and "given once" in second.stderr
     with urllib.request.urlopen(f"{head[0]}/api/jobs/", timeout=10) as listing:
         assert b"heron" not in listing.read()
+
+
+def test_a_cluster_with_tokens_is_joined_with_the_right_one_and_refused_without(manifest: Path, tmp_path: Path) -> None:
+    right, wrong = "right-" + "a" * 32, "wrong-" + "b" * 32
+    with started_head(tmp_path, RAY_AUTH_MODE="token", RAY_AUTH_TOKEN=right) as (address, _, _):
+        for settings in ({}, {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": wrong}):
+            output, _ = squall("submit", "--address", address, *TRAIN, f"data.train={manifest}", folder=tmp_path,
+                               **settings).communicate(timeout=60)
+            assert "asks for a token" in output and "set RAY_AUTH_MODE=token" in output and wrong not in output
+        known = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": right}
+        job = squall("submit", "--address", address, *TRAIN, f"data.train={manifest}", "engine.count=50", folder=tmp_path,
+                     **known)
+        output, _ = job.communicate(timeout=120)  # to be told what the cluster has, the job's driver must have joined it
+        assert job.returncode == 2 and "but the cluster has 8" in output and right not in output
+        listed, _ = squall("jobs", "--address", address, folder=tmp_path, **known).communicate(timeout=60)
+        assert "failed" in listed
 
 
 SWEEP = """

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import pytest
 
+from squall.jobs.arguments import load_job_config
 from squall.jobs.registry import find_job
 from squall.jobs.search_space import as_grid, examples, parse_space, size_of_grid
 from squall.jobs.tune import TuneConfig, check_space, run, with_values
-from squall.platform.config import load_config
+from squall.platform.config import load_config, packaged_configs, read_yaml
 from squall.platform.errors import ConfigError
 
 
@@ -57,6 +58,17 @@ def test_every_key_is_checked_at_its_ends(space: dict, message: str) -> None:
 def test_what_pbt_cannot_do_is_refused_before_anything_starts(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run(load_config(TuneConfig, "@tgrpo-sweep", ["sweep.scheduler=pbt", *words]))
+
+
+@pytest.mark.parametrize("name", packaged_configs())
+def test_every_packaged_configuration_suits_the_job_that_it_names(name: str) -> None:
+    values = read_yaml(name)
+    job = find_job(values["job"])
+    if "space" in values:
+        config = load_config(TuneConfig, name)
+        assert check_space(job, config.values, parse_space(config.space))
+    else:
+        assert load_job_config(job, [name]).steps > 0
 
 
 def test_a_sweep_lies_over_its_base_and_a_trial_over_both() -> None:
