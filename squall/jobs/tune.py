@@ -21,7 +21,7 @@ from squall.platform.config import Config, read_yaml, set_key, validate
 from squall.platform.errors import ConfigError, SquallError, nearest
 from squall.platform.remote import Output, RemoteCopy, local_folder, open_remote
 from squall.platform.report.sweep import Trial, write_sweep_page
-from squall.platform.runs import RunDirectory, append_line, default_name, utc_now, write_text
+from squall.platform.runs import RunDirectory, append_line, default_name, to_json, utc_now, write_text
 from squall.platform.tracking import read_metrics
 
 SLOTS = "node:__internal_head__"
@@ -213,7 +213,10 @@ def _search(config: TuneConfig, job: Job, space: Mapping[str, Any], folder: Path
     run_one = functools.partial(run_trial, job.name, config.values, str(runs))
     settings = TrialSettings(run_one, sweep.metric, os.getcwd(), str(runs))
     trainable = tune.with_resources(tune.with_parameters(JobTrial, settings=settings), {SLOTS: slot(at_once)})
-    watch = SweepWatch(folder, sweep.metric, sweep.mode, list(space))
+    watch = SweepWatch(sweep.metric, sweep.mode, list(space), steps, functools.partial(write_results, config, folder))
+    if not config.resume:
+        write_results(config, folder, [])
+    print(f"page, from the first result on: {folder / 'sweep.html'}", flush=True)
     if config.resume:
         tuner = tune.Tuner.restore(str(folder / "tune"), trainable, resume_unfinished=True, restart_errored=True,
                                    param_space=as_grid(space) if sweep.search == "grid" else dict(space))
@@ -228,15 +231,20 @@ def _search(config: TuneConfig, job: Job, space: Mapping[str, Any], folder: Path
                 trial_dirname_creator=functools.partial(trial_name, folder.name)),
             run_config=tune.RunConfig(name="tune", storage_path=str(folder), callbacks=[watch], verbose=0,
                                       checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=1)))
-    rows = watch.finish(tuner.fit(), steps)
+    return _write_best(config, job, folder, watch.finish(tuner.fit()))
+
+
+def write_results(config: TuneConfig, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
+    """Write results.json and sweep.html: what is known of every trial, the best first."""
+    sweep, steps = config.sweep, config.values.get("steps")
+    found = {"metric": sweep.metric, "mode": sweep.mode, "trials": rows}
+    write_text(folder / "results.json", to_json(found, indent=2) + "\n")
     logarithmic = [key for key, domain in config.space.items() if isinstance(domain, dict) and "log" in next(iter(domain))]
-    page = write_sweep_page(
+    facts = [("job", f"squall {config.job}"), ("search", sweep.search), ("scheduler", sweep.scheduler), ("steps", str(steps))]
+    write_sweep_page(
         folder / "sweep.html", title=folder.name, metric=sweep.metric, mode=sweep.mode, logarithmic=logarithmic,
-        trials=[trial_of(row, runs, sweep.metric) for row in rows],
-        facts=[("job", f"squall {job.name}"), ("search", sweep.search), ("scheduler", sweep.scheduler), ("steps", str(steps))],
+        trials=[trial_of(row, folder / "trials", sweep.metric) for row in rows], facts=facts,
         command=f"squall tune {folder / 'sweep.yaml'} name=ANOTHER")
-    print(f"page: {page}")
-    return _write_best(config, job, folder, rows)
 
 
 def trial_of(row: Mapping[str, Any], runs: Path, metric: str) -> Trial:
@@ -258,6 +266,7 @@ def _write_best(config: TuneConfig, job: Job, folder: Path, rows: Sequence[Mappi
     values = {"job": job.name, **with_values(config.values, best["values"])}
     head = f"# {best['name']}: {config.sweep.metric} {best['value']:.4f}, the best of {len(rows)} trials\n"
     write_text(folder / "best.yaml", head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
+    print(f"page: {folder / 'sweep.html'}")
     print(f"best: {best['name']}; run it with: squall {job.name} {folder / 'best.yaml'}\n"
           f"its own checkpoints: {folder}/trials/{best['run']}/checkpoints")
     if best["run"] != best["name"]:

@@ -32,5 +32,11 @@ def test_the_page_names_the_best_and_escapes_what_it_shows(tmp_path: Path) -> No
     assert "measure it again" in page
 
 
+def test_a_page_of_a_sweep_that_has_just_begun_can_be_written(tmp_path: Path) -> None:
+    page = write_sweep_page(tmp_path / "sweep.html", title="s", metric="accuracy", mode="max", trials=[], logarithmic=["lr"],
+                            facts=[], command="squall tune s.yaml").read_text()
+    assert "no result yet" in page and "<svg" not in page
+
+
 def test_curves_need_two_points() -> None:
     assert curves(TRIALS[3:]) is None and len(curves(TRIALS).paths) == 3
