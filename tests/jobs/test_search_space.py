@@ -53,7 +53,7 @@ def test_every_key_is_checked_at_its_ends(space: dict, message: str) -> None:
 @pytest.mark.parametrize(("words", "message"), [
     (["sweep.search=optuna"], "sweep.search optuna does not go with sweep.scheduler pbt"),
     (["space={tgrpo.kl_beta: {grid_search: [0.0, 0.1]}}"], "'tgrpo.kl_beta' is a grid_search, of which"),
-    (["checkpoint_every_steps=3"], "copies checkpoints every sweep.grace_steps 4: set the job's checkpoint_every_steps"),
+    (["checkpoint_every_steps=4"], "copies checkpoints every sweep.grace_steps 6: set the job's checkpoint_every_steps"),
 ])
 def test_what_pbt_cannot_do_is_refused_before_anything_starts(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
