@@ -229,8 +229,10 @@ def _search(config: TuneConfig, job: Job, space: Mapping[str, Any], folder: Path
                 search_alg=_searcher(sweep, at_once), scheduler=_scheduler(sweep, space, steps),
                 reuse_actors=False, trial_name_creator=functools.partial(trial_name, folder.name),
                 trial_dirname_creator=functools.partial(trial_name, folder.name)),
+            # Every checkpoint is kept, a few bytes each: Tune's own state is older than the last ones when its driver is killed,
+            # and a trial whose checkpoint is gone fails
             run_config=tune.RunConfig(name="tune", storage_path=str(folder), callbacks=[watch], verbose=0,
-                                      checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1, num_to_keep=1)))
+                                      checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1)))
     return _write_best(config, job, folder, watch.finish(tuner.fit()))
 
 

@@ -38,7 +38,7 @@ def whole(overrides: list[str], ray_cluster: object) -> Path:
     """The run directory of an undisturbed run."""
     config = load_config(tgrpo.TGRPOJobConfig, "@demo", [*overrides, "name=whole"])
     assert tgrpo.run(config) == 0
-    return config.output / "whole"
+    return Path(config.output) / "whole"
 
 
 def consumed(run: Path) -> Counter[tuple[int, str, str]]:
@@ -116,7 +116,7 @@ def test_learning_alone_from_stored_rollouts_gives_the_same_losses(overrides: li
     config = load_config(tgrpo.TGRPOJobConfig, "@demo", [*overrides, "name=again", f"learn_only={whole}",
                                                         "learner.workers=2", "learner.cpus=0.4"])
     assert tgrpo.run(config) == 0
-    again = config.output / "again"
+    again = Path(config.output) / "again"
     assert losses(again) == pytest.approx(losses(whole), rel=1e-4, abs=1e-7)
     assert consumed(again) == consumed(whole)
 
@@ -132,7 +132,7 @@ def test_rollouts_alone_leave_answers_and_no_checkpoint(overrides: list[str], ra
     config = load_config(tgrpo.TGRPOJobConfig, "@demo", [*overrides, "name=sampled", "rollouts_only=true", "steps=2",
                                                         "trace_steps=[2]"])
     assert tgrpo.run(config) == 0
-    run = config.output / "sampled"
+    run = Path(config.output) / "sampled"
     groups = [group for step in range(2) for group in RolloutStore(run / "rollouts").read(step)]
     assert len(groups) == 8
     assert {rollout.weight_version for group in groups for rollout in group.scored.sampled.rollouts} == {0}
