@@ -10,12 +10,9 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
-from ray._private.ray_logging import global_worker_stdstream_dispatcher
+from ray._private import worker
 
 from squall.platform.runs import utc_now
-
-RAYS_PRINTER = "ray_print_logs"
-"""Name under which Ray prints messages about processes of the cluster on the driver's terminal."""
 
 
 def keep_log(path: Path | None) -> None:
@@ -41,15 +38,16 @@ def keep_log(path: Path | None) -> None:
 
 @contextmanager
 def messages_of_ray(write: Callable[[str], None]) -> Iterator[None]:
-    """Inside the block, Ray's messages to this driver (a worker died, a node is short of memory) go to `write`."""
-    def take(batch: dict[str, Any]) -> None:
+    """Inside the block, Ray's messages to this driver (a worker died, a node is short of memory) go to `write`.
+
+    Ray prints them whatever `log_to_driver` says, and has no switch for it.
+    """
+    def take(batch: dict[str, Any], ignore_prefix: bool) -> None:
         for line in batch["lines"]:
             write(line)
 
-    name = f"squall-{id(take)}"
-    global_worker_stdstream_dispatcher.remove_handler(RAYS_PRINTER)
-    global_worker_stdstream_dispatcher.add_handler(name, take)
+    printer, worker.print_to_stdstream = worker.print_to_stdstream, take
     try:
         yield
     finally:
-        global_worker_stdstream_dispatcher.remove_handler(name)
+        worker.print_to_stdstream = printer

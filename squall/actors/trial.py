@@ -13,12 +13,27 @@ from pathlib import Path
 from typing import Any
 
 from ray import tune
+from ray.tune.schedulers import PopulationBasedTraining
 
 from squall.platform.hosting import Host, hosted
 
 STOP_TIMEOUT_S = 300.0
 """How long a stopped trial may take to write its checkpoint and let its actors go."""
 POINTER = "trial.json"
+
+
+class Population(PopulationBasedTraining):
+    """Population-based training that lets trials end as they are: a copy made at the last step would have nothing to do."""
+
+    def __init__(self, last_step: int, **settings: Any) -> None:
+        super().__init__(**settings)
+        self._last_step = last_step
+
+    def on_trial_result(self, tune_controller: Any, trial: Any, result: dict[str, Any]) -> str:
+        """Compare the trial with the others, unless it has come to its end."""
+        if result.get("step", 0) >= self._last_step:
+            return self.CONTINUE
+        return super().on_trial_result(tune_controller, trial, result)
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,12 +98,13 @@ class JobTrial(tune.Trainable):
         """Note which of the run's checkpoints is the latest; the weights stay in the run directory."""
         finished = sorted((self._runs / self._run).glob("checkpoints/step-*"))
         pointer = {"trial": self.trial_name, "run": self._run, "start_from": self._start_from and str(self._start_from),
-                   "checkpoint": str(finished[-1].relative_to(self._runs)) if finished else None}
+                   "checkpoint": str(finished[-1].relative_to(self._runs)) if finished else None, "latest": self._latest}
         (Path(checkpoint_dir) / POINTER).write_text(json.dumps(pointer), encoding="utf-8")
 
     def load_checkpoint(self, checkpoint_dir: str) -> None:
         """Go on with this trial's own run, or begin a new one from a checkpoint of another trial's."""
         pointer = json.loads((Path(checkpoint_dir) / POINTER).read_text(encoding="utf-8"))
+        self._latest = pointer["latest"]
         if pointer["trial"] == self.trial_name:
             self._run, self._start_from = pointer["run"], pointer["start_from"] and Path(pointer["start_from"])
         elif pointer["checkpoint"] is not None:

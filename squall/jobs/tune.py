@@ -6,6 +6,7 @@ import copy
 import functools
 import os
 import shutil
+import warnings
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -207,7 +208,7 @@ def _search(config: TuneConfig, job: Job, space: Mapping[str, Any], folder: Path
     from squall.actors.trial import JobTrial, TrialSettings
     from squall.jobs.sweep_watch import SweepWatch
 
-    sweep, steps = config.sweep, config.values.get("steps")
+    sweep, steps = config.sweep, validate(job.load()[0], config.values, where=f"squall {job.name}").steps
     runs = folder / "trials"
     runs.mkdir(exist_ok=True)
     run_one = functools.partial(run_trial, job.name, config.values, str(runs))
@@ -229,11 +230,14 @@ def _search(config: TuneConfig, job: Job, space: Mapping[str, Any], folder: Path
                 search_alg=_searcher(sweep, at_once), scheduler=_scheduler(sweep, space, steps),
                 reuse_actors=False, trial_name_creator=functools.partial(trial_name, folder.name),
                 trial_dirname_creator=functools.partial(trial_name, folder.name)),
-            # Every checkpoint is kept, a few bytes each: Tune's own state is older than the last ones when its driver is killed,
-            # and a trial whose checkpoint is gone fails
+            # Every checkpoint is kept, a few bytes each: Tune's own state is older than the last ones when its driver is
+            # killed, and a trial whose checkpoint is gone fails
             run_config=tune.RunConfig(name="tune", storage_path=str(folder), callbacks=[watch], verbose=0,
                                       checkpoint_config=tune.CheckpointConfig(checkpoint_frequency=1)))
-    return _write_best(config, job, folder, watch.finish(tuner.fit()))
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Consider boosting PBT performance")  # a job cannot change in the middle
+        results = tuner.fit()
+    return _write_best(config, job, folder, watch.finish(results))
 
 
 def write_results(config: TuneConfig, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
@@ -297,15 +301,17 @@ def _searcher(sweep: SweepConfig, at_once: int) -> Any:
     return BasicVariantGenerator(max_concurrent=0 if sweep.scheduler == "pbt" else at_once, random_state=sweep.seed)
 
 
-def _scheduler(sweep: SweepConfig, space: Mapping[str, Any], steps: int | None) -> Any:
-    from ray.tune import schedulers
-
+def _scheduler(sweep: SweepConfig, space: Mapping[str, Any], steps: int) -> Any:
     if sweep.scheduler == "asha":
-        return schedulers.ASHAScheduler(time_attr="step", max_t=steps or 1000, grace_period=sweep.grace_steps,
-                                        reduction_factor=sweep.reduction_factor)
+        from ray.tune.schedulers import ASHAScheduler
+
+        return ASHAScheduler(time_attr="step", max_t=steps, grace_period=sweep.grace_steps,
+                             reduction_factor=sweep.reduction_factor)
     if sweep.scheduler == "pbt":
-        return schedulers.PopulationBasedTraining(time_attr="step", perturbation_interval=sweep.grace_steps,
-                                                  hyperparam_mutations=dict(space), synch=True)
+        from squall.actors.trial import Population
+
+        return Population(steps, time_attr="step", perturbation_interval=sweep.grace_steps, hyperparam_mutations=dict(space),
+                          synch=True)
     return None
 
 

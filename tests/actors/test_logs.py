@@ -1,4 +1,4 @@
-"""Logs of actors and of Ray: the last words of a killed process are kept, and Ray's own log stays complete."""
+"""Logs of actors: the last words of a killed process are kept, and Ray's own log stays complete."""
 
 from __future__ import annotations
 
@@ -6,10 +6,6 @@ import subprocess
 import sys
 import time
 from pathlib import Path
-
-from ray._private.ray_logging import global_worker_stdstream_dispatcher
-
-from squall.actors.logs import RAYS_PRINTER, messages_of_ray
 
 DIES = """
 import os, signal, subprocess, sys
@@ -38,13 +34,3 @@ def test_last_words_of_a_killed_process_are_in_both_logs(tmp_path: Path) -> None
         assert text.count(words) == 2, text
     assert died.stdout.split("\n")[:2] == ["a word of its own", "a word of its child"]
     assert died.stderr == "a warning\nlast words"
-
-
-def test_messages_of_ray_go_to_the_file_and_not_to_the_terminal() -> None:
-    shown: list[object] = []
-    told: list[str] = []
-    global_worker_stdstream_dispatcher.add_handler(RAYS_PRINTER, shown.append)
-    with messages_of_ray(told.append):
-        global_worker_stdstream_dispatcher.emit({"lines": ["a worker died"], "pid": "raylet", "is_err": False})
-    global_worker_stdstream_dispatcher.emit({"lines": ["too late"], "pid": "raylet", "is_err": False})
-    assert told == ["a worker died"] and not shown

@@ -110,6 +110,8 @@ def test_kills_and_a_resume_change_neither_what_is_consumed_nor_what_is_learned(
     attempts = {rollout.attempt_id.split("#")[1] for step in range(STEPS) for group in RolloutStore(run / "rollouts").read(step)
                 for rollout in group.scored.sampled.rollouts}
     assert attempts > {"0"}
+    assert "raylet" not in log.read_text() and "A worker died or was killed" in (run / "logs" / "ray.log").read_text()
+    assert (run / "logs" / "engine-0.log").read_text().count("--- process ") >= 3  # begun, after the kill, resumed
 
 
 def test_learning_alone_from_stored_rollouts_gives_the_same_losses(overrides: list[str], whole: Path) -> None:
