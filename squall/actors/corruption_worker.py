@@ -12,7 +12,7 @@ import ray
 
 from squall.actors.cluster import set_threads
 from squall.actors.logs import keep_log
-from squall.algorithms.corruption import render, shuffle_frames
+from squall.algorithms.corruption import render_clip, shuffle_frames
 from squall.platform.records import Branch, Clip, CorruptionSpec, VideoSample, make_clip
 from squall.platform.seeds import derive_seed
 from squall.platform.video import ClipCache, FrameSampling
@@ -70,12 +70,12 @@ class CorruptionWorker:
         clean = self._cache.load(sample.media, self._sampling, sample_id=sample.id, media_type=sample.media_type,
                                  num_threads=self._threads)
         started = time.monotonic()
-        corrupted = clean if spec is None else _with_frames(clean, render(clean.frames, spec))
+        corrupted = clean if spec is None else render_clip(clean, spec)
         corruption_s = 0.0 if spec is None else time.monotonic() - started
         clips = {Branch.CLEAN: clean, Branch.CORRUPTED: corrupted}
         if Branch.SHUFFLED in branches:
             frames, _ = shuffle_frames(corrupted.frames, derive_seed(seed, sample.id, Branch.SHUFFLED.value))
-            clips[Branch.SHUFFLED] = _with_frames(clean, frames)
+            clips[Branch.SHUFFLED] = _with_frames(corrupted, frames)
         chosen = [clips[branch] for branch in branches]
         hashes = {branch: clip.content_hash for branch, clip in zip(branches, chosen, strict=True)}
         return Rendering(hashes, sum(len(clip.frames) for clip in chosen), corruption_s), *chosen

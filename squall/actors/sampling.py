@@ -141,7 +141,7 @@ class Work:
         self.amounts.update(clips=len(rendering.clip_hashes), frames=rendering.frames, answers=len(rollouts),
                             tokens=sum(len(rollout.token_ids) for rollout in rollouts))
         if plan.corruption is not None:
-            self.corruption_s.setdefault(plan.corruption.kind, []).append(rendering.corruption_s)
+            self.corruption_s.setdefault(plan.corruption.name, []).append(rendering.corruption_s)
 
     def metrics(self, seconds: float) -> dict[str, float]:
         """Amounts per second of a time this long, and the mean milliseconds of each corruption."""

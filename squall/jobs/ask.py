@@ -45,7 +45,7 @@ class View:
 
     @property
     def name(self) -> str:
-        return "clean" if self.corruption is None else self.corruption.kind
+        return "clean" if self.corruption is None else self.corruption.name
 
 
 def run(config: AskConfig) -> int:

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from squall.algorithms.corruption import render
+from squall.algorithms.corruption import render_clip
 from squall.jobs.heldout import HeldOutAnswers
 from squall.platform.answers import Scoring
 from squall.platform.errors import SquallError
-from squall.platform.records import Branch, SampledGroup, ScoredGroup, hash_clip
+from squall.platform.records import Branch, SampledGroup, ScoredGroup
 from squall.platform.report import ClipPair, ExampleAnswer, ExampleClip, TrainingAnswer, TrainingExample
 from squall.platform.store import RolloutStore
 from squall.platform.video import FrameSampling, load_clip
@@ -41,7 +41,7 @@ def _held_out_example(before: HeldOutAnswers, after: HeldOutAnswers, i: int, j: 
 
     group = before.groups[i].sampled
     return ExampleClip(
-        sample=group.sample, corruption=group.corruption.kind, severity=group.corruption.severity,
+        sample=group.sample, corruption=group.corruption.name, severity=group.corruption.severity,
         clips=render_pair(group, sampling),
         clean_before=answer(before, Branch.CLEAN, i), clean_after=answer(after, Branch.CLEAN, j),
         corrupted_before=answer(before, Branch.CORRUPTED, i), corrupted_after=answer(after, Branch.CORRUPTED, j),
@@ -78,7 +78,7 @@ def _training_example(store: RolloutStore, row: dict, scoring: Scoring, sampling
     spec = scored.sampled.corruption
     return TrainingExample(
         sample=scored.sampled.sample, step=row["step"] + 1, reward=row["reward_mean"],
-        corruption=spec.kind if spec else None, severity=spec.severity if spec else 0.0,
+        corruption=spec.name if spec else None, severity=spec.severity if spec else 0.0,
         clips=render_pair(scored.sampled, sampling), answers=_answers(scored, scoring))
 
 
@@ -92,11 +92,11 @@ def render_pair(group: SampledGroup, sampling: FrameSampling) -> ClipPair:
     sample, spec = group.sample, group.corruption
     try:
         clip = load_clip(sample.media, sampling, sample_id=sample.id, media_type=sample.media_type)
-        corrupted = None if spec is None else render(clip.frames, spec)
+        corrupted = None if spec is None else render_clip(clip, spec)
     except SquallError as error:
         return ClipPair(problem=f"The clips cannot be shown: {error}")
-    frames = {Branch.CLEAN: clip.frames, Branch.CORRUPTED: corrupted}
-    changed = any(frames.get(branch) is not None and hash_clip(frames[branch], clip.fps) != stored
+    shown = {Branch.CLEAN: clip, Branch.CORRUPTED: corrupted}
+    changed = any(shown.get(branch) is not None and shown[branch].content_hash != stored
                   for branch, stored in group.clip_hashes.items())
     problem = "The file or the packages changed since the run: these are not exactly the pixels that the model saw."
-    return ClipPair(clip.frames, corrupted, clip.fps, problem if changed else "")
+    return ClipPair(clip.frames, None if corrupted is None else corrupted.frames, clip.fps, problem if changed else "")

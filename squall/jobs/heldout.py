@@ -13,13 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from squall.actors.sampling import GroupPlan, GroupSampler
-from squall.algorithms.corruption import KINDS, make_spec
+from squall.algorithms.corruption import parse_spec
 from squall.algorithms.rewards import accuracy
 from squall.algorithms.statistics import paired_bootstrap, relative_drop
 from squall.platform.config import Config
+from squall.platform.errors import ConfigError
 from squall.platform.prompts import extract_answer
 from squall.platform.records import Branch, SamplingSpec, ScoredGroup, TrainGroup, VideoSample
 from squall.platform.seeds import derive_seed
@@ -44,6 +45,16 @@ class EvaluationConfig(Config):
     max_tokens: int = Field(32, ge=1)
     """Longest greedy answer."""
 
+    @field_validator("kinds")
+    @classmethod
+    def _known(cls, kinds: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        try:
+            for text in kinds or ():
+                parse_spec(text, severity=0.5, seed=0)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return kinds
+
 
 @dataclass(frozen=True)
 class HeldOutAnswers:
@@ -66,7 +77,7 @@ class HeldOutAnswers:
         scores = {branch: np.array([accuracy(extract_answer(text), sample.solution, sample.problem_type)
                                     for text, sample in zip(answers, samples, strict=True)])
                   for branch, answers in texts.items()}
-        return cls(tuple(groups), samples, tuple(group.sampled.corruption.kind for group in groups), texts, scores)
+        return cls(tuple(groups), samples, tuple(group.sampled.corruption.name for group in groups), texts, scores)
 
 
 def plan_questions(config: EvaluationConfig, samples: Sequence[VideoSample],
@@ -78,7 +89,7 @@ def plan_questions(config: EvaluationConfig, samples: Sequence[VideoSample],
     for index, sample in enumerate(samples[:config.questions]):
         # The shift by one each round lets every question type meet every kind, whatever their numbers.
         kind = kinds[(index + index // len(kinds)) % len(kinds)]
-        spec = make_spec(kind, config.severity, derive_seed(config.seed, sample.id, "held-out"))
+        spec = parse_spec(kind, severity=config.severity, seed=derive_seed(config.seed, sample.id, "held-out"))
         plans.append(GroupPlan(f"heldout-{sample.id}", sample, spec, {Branch.CLEAN: 1, Branch.CORRUPTED: 1}, greedy))
     return plans
 
@@ -144,7 +155,7 @@ def compare(before: HeldOutAnswers, after: HeldOutAnswers, seed: int) -> dict[st
     clean, corrupted = paired(Branch.CLEAN, everything), paired(Branch.CORRUPTED, everything)
     return {
         "clean": clean, "corrupted": corrupted,
-        "by_kind": {kind: paired(Branch.CORRUPTED, kinds == kind) for kind in KINDS if (kinds == kind).any()},
+        "by_kind": {kind: paired(Branch.CORRUPTED, kinds == kind) for kind in dict.fromkeys(kinds.tolist())},
         "by_question_type": {name: {"clean": paired(Branch.CLEAN, types == name),
                                     "corrupted": paired(Branch.CORRUPTED, types == name)} for name in np.unique(types)},
         "relative_drop": {when: relative_drop(clean[when], corrupted[when]) for when in ("before", "after")},

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from squall.actors.rollout_engine import EngineConfig
 from squall.actors.sampling import GroupPlan, SamplerConfig, WorkersConfig
-from squall.algorithms.corruption import KINDS, make_spec
+from squall.algorithms.corruption import KINDS, STANDARD_KINDS, parse_spec
 from squall.algorithms.rewards import RewardConfig, canonical_answer, parse_number
 from squall.platform.config import Config, validate
 from squall.platform.errors import ConfigError, nearest
@@ -67,7 +67,7 @@ class AskConfig(Config):
     sample: str | None = None
     """Id of that question."""
     corruption: tuple[str, ...] = ()
-    """Corruption kinds, such as rain or [rain, night], or all; the question is asked about each corrupted clip too."""
+    """Corruption kinds, such as fog [fog, night + light_rain], standard or all; each corrupted clip is asked about."""
     severity: float = Field(0.7, ge=0, le=1)
     """Severity of the corruptions."""
     seed: int = Field(0, ge=0)
@@ -115,9 +115,13 @@ class AskConfig(Config):
     @classmethod
     def _known_kinds(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
         for kind in kinds:
-            if kind not in KINDS and kind != "all":
-                raise ValueError(f"unknown corruption '{kind}'.{nearest(kind, KINDS)} Available: all, {', '.join(KINDS)}")
-        return tuple(dict.fromkeys(KINDS if "all" in kinds else kinds))
+            if kind not in ("all", "standard"):
+                try:
+                    parse_spec(kind, severity=0.5, seed=0)
+                except ConfigError as error:
+                    raise ValueError(f"{error}; or standard, or all") from None
+        sets = {"all": tuple(KINDS), "standard": STANDARD_KINDS}
+        return tuple(dict.fromkeys(one for kind in kinds for one in sets.get(kind, (kind,))))
 
     @model_validator(mode="after")
     def _consistent(self) -> AskConfig:
@@ -271,7 +275,7 @@ def make_plans(config: AskConfig, sample: VideoSample, max_tokens: int) -> tuple
     sampling = SamplingSpec(temperature=temperature, max_tokens=max_tokens, seed=config.seed)
     plans = [GroupPlan("clean", sample, None, {Branch.CLEAN: config.answers}, sampling)]
     for kind in config.corruption:
-        spec = make_spec(kind, config.severity, derive_seed(config.seed, sample.id, kind))
+        spec = parse_spec(kind, severity=config.severity, seed=derive_seed(config.seed, sample.id, kind))
         plans.append(GroupPlan(kind, sample, spec, {Branch.CORRUPTED: config.answers}, sampling))
     return tuple(plans)
 

@@ -104,7 +104,8 @@ class RolloutsConfig(Config):
     def _known_kind(cls, value: str | None) -> str | None:
         if value is not None:
             try:
-                find_kind(value)
+                for kind in value.split("+"):
+                    find_kind(kind)
             except ConfigError as error:
                 raise ValueError(str(error)) from None
         return value

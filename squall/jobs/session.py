@@ -23,14 +23,13 @@ from squall.actors.rollout_engine import EngineConfig
 from squall.actors.sampling import Failure, GroupPlan, GroupSampler, SamplerConfig, WorkersConfig
 from squall.actors.timeline import actor_spans
 from squall.actors.weight_transfer import EngineFleet
-from squall.algorithms.corruption import KINDS
+from squall.algorithms.corruption import STANDARD_KINDS, CorruptionSpec, Mixture
 from squall.algorithms.rewards import RewardConfig
 from squall.algorithms.tgrpo import TGRPOConfig
 from squall.jobs import heldout
 from squall.jobs.registry import find_job
 from squall.jobs.report import build_report
 from squall.jobs.resume import (
-    FULL_DISK,
     ResumePoint,
     StopRequested,
     check_same_run,
@@ -42,7 +41,7 @@ from squall.jobs.resume import (
 )
 from squall.platform.checkpoints import seal
 from squall.platform.config import Config, dump_yaml
-from squall.platform.errors import ConfigError, DataError, SquallError, nearest
+from squall.platform.errors import FULL_DISK, ConfigError, DataError, SquallError
 from squall.platform.hosting import current_host
 from squall.platform.live import LiveFile
 from squall.platform.manifest import Manifest, load_manifest
@@ -74,20 +73,27 @@ class DataConfig(Config):
 class CorruptionConfig(Config):
     """Which corruptions training clips pass through; one kind per clip."""
 
-    kinds: tuple[str, ...] = tuple(KINDS)
-    """Drawn uniformly."""
+    kinds: tuple[str, ...] | dict[str, float] = STANDARD_KINDS
+    """Drawn alike; or with probabilities, {fog: 0.3, night: 0.2}, of which what is missing to 1 is no corruption. An entry is
+    a kind or module:function, may have values of its own (fog 0.8 drift=0.1) and be composed (night + light_rain)."""
     severity: tuple[float, float] = (0.4, 0.9)
     """Range from which each clip's severity is drawn uniformly."""
 
     @model_validator(mode="after")
     def _known(self) -> CorruptionConfig:
-        for kind in self.kinds:
-            if kind not in KINDS:
-                raise ValueError(f"unknown corruption '{kind}'.{nearest(kind, KINDS)} Available: {', '.join(KINDS)}")
-        low, high = self.severity
-        if not self.kinds or not 0 <= low <= high <= 1:
-            raise ValueError("needs at least one kind and a severity range with 0 <= low <= high <= 1")
+        try:
+            self.mixture()
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
         return self
+
+    def mixture(self) -> Mixture:
+        """What clips' corruptions are drawn from."""
+        return Mixture.of(self.kinds, self.severity)
+
+    def draw(self, seed: int) -> CorruptionSpec | None:
+        """The corruption that belongs to a seed, or none."""
+        return self.mixture().draw(seed)
 
 
 class SessionConfig(Config):

@@ -17,7 +17,6 @@ from squall.actors.cluster import Demand
 from squall.actors.learner import Learner, LearnerConfig
 from squall.actors.rollout_buffer import TrainBatch, TrainSequence
 from squall.actors.sampling import GroupPlan, GroupSampler, Prepared
-from squall.algorithms.corruption import sample_spec
 from squall.algorithms.rewards import RewardConfig
 from squall.jobs import heldout
 from squall.jobs.session import (
@@ -70,7 +69,7 @@ def run(config: SFTJobConfig) -> int:
 def train(config: SFTJobConfig) -> Path:
     """As `run`; returns the last checkpoint."""
     session = Session(config, "train sft", config.steps)
-    kinds = (config.corruption or config.heldout_corruption).kinds
+    kinds = tuple((config.corruption or config.heldout_corruption).kinds)
     questions = session.questions(config.evaluation, kinds)
     stream = TargetStream(config, session.manifest, session.model_path, session.resumed.state.get("cursor", 0))
     with session:
@@ -167,7 +166,7 @@ class TargetStream:
         sample, spec, branch = self._samples[self._orders[epoch][position]], None, Branch.CLEAN
         if self._config.corruption is not None:
             seed = derive_seed(self._config.seed, sample.id, epoch, Branch.CORRUPTED.value)
-            spec = sample_spec(seed, self._config.corruption.kinds, self._config.corruption.severity)
+            spec = self._config.corruption.draw(seed)
             branch = Branch.CORRUPTED
         return GroupPlan(f"{sample.id}@{epoch}", sample, spec, {branch: 1}, SamplingSpec())
 

@@ -20,7 +20,6 @@ from squall.actors.cluster import Demand
 from squall.actors.learner import Learner, LearnerConfig
 from squall.actors.rollout_buffer import TrainBatch, TrainSequence
 from squall.actors.sampling import GroupPlan, GroupSampler, Prepared, SampledOutcome
-from squall.algorithms.corruption import sample_spec
 from squall.algorithms.rewards import RewardConfig
 from squall.algorithms.tgrpo import TGRPOConfig, group_advantages, has_signal, preset
 from squall.jobs import heldout
@@ -123,7 +122,7 @@ def run(config: TGRPOJobConfig) -> int:
     if config.plan:
         return show_plan(config, plan(config), demands(config))
     session = Session(config, "train tgrpo", config.steps)
-    questions = session.questions(config.evaluation, config.corruption.kinds) if sampling and learning else []
+    questions = session.questions(config.evaluation, tuple(config.corruption.kinds)) if sampling and learning else []
     with session:
         session.start(demands(config), plan(config))
         sampler = session.start_sampler(config.rewards, engines=sampling)
@@ -321,8 +320,7 @@ def plan_group(config: TGRPOJobConfig, sample: VideoSample, epoch: int) -> Group
                             derive_seed(config.seed, sample.id, epoch, "sampling"))
     spec = None
     if config.tgrpo.optimise == "perturbed":
-        spec = sample_spec(derive_seed(config.seed, sample.id, epoch, Branch.CORRUPTED.value), config.corruption.kinds,
-                           config.corruption.severity)
+        spec = config.corruption.draw(derive_seed(config.seed, sample.id, epoch, Branch.CORRUPTED.value))
     return GroupPlan(f"{sample.id}@{epoch}", sample, spec, branches, sampling)
 
 
@@ -421,7 +419,7 @@ def gaps_by_kind(groups: Sequence[TrainGroup]) -> dict[str, float]:
     for group in groups:
         spec, clean, corrupted = group.scored.sampled.corruption, *map(group.statistics.get, ACCURACIES)
         if spec is not None and clean is not None and corrupted is not None:
-            gaps.setdefault(f"gap/{spec.kind}", []).append(clean - corrupted)
+            gaps.setdefault(f"gap/{spec.name}", []).append(clean - corrupted)
     return {name: float(np.mean(values)) for name, values in gaps.items()}
 
 

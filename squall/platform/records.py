@@ -108,10 +108,15 @@ def make_clip(
 
 @dataclass(frozen=True, slots=True)
 class CorruptionSpec:
-    """Everything needed to render a corruption again: ``render(frames, spec)`` asks for nothing else."""
+    """Everything needed to render a corruption again: ``render(frames, spec)`` asks for nothing else.
+
+    Prints as one line, such as ``heavy_rain 0.6 seed=7 wind=2 frames=4:12 calibration=1 + night 0.3 seed=8 calibration=1``,
+    which `squall.algorithms.corruption.parse_spec` reads.
+    """
 
     family: str
     kind: str
+    """Name of a registered kind, or ``module:function``."""
     severity: float
     """In [0, 1]; 0 leaves the clip unchanged."""
     seed: int
@@ -119,6 +124,25 @@ class CorruptionSpec:
     """Explicit values that override what severity implies."""
     span: tuple[int, int] | None = None
     """Half-open range of frames that are affected; None is the whole clip."""
+    calibration: int = 0
+    """Version of the table that makes severities comparable; 0 uses none."""
+    checkpoint: str | None = None
+    """For learned kinds, the hash of the weights."""
+    then: tuple[CorruptionSpec, ...] = ()
+    """What is applied after it, in this order, where corruptions are composed."""
+
+    @property
+    def name(self) -> str:
+        """What tables and gauges call it: its kind, or all of a composition, ``night+light_rain``."""
+        return "+".join(one.kind for one in (self, *self.then))
+
+    def __str__(self) -> str:
+        words = [self.kind, f"{self.severity:g}", f"seed={self.seed}"]
+        words += [f"{name}={value:g}" for name, value in self.parameters.items()]
+        words += [f"frames={self.span[0]}:{self.span[1]}"] if self.span else []
+        words += [f"calibration={self.calibration}"] if self.calibration else []
+        words += [f"checkpoint={self.checkpoint}"] if self.checkpoint else []
+        return " + ".join([" ".join(words), *map(str, self.then)])
 
 
 @dataclass(frozen=True, slots=True)

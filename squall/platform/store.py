@@ -53,6 +53,9 @@ SCHEMA = pa.schema([
     ("corruption_seed", pa.int64()),
     ("corruption_parameters", pa.string()),
     ("corruption_span", pa.list_(pa.int32())),
+    ("corruption_calibration", pa.int32()),
+    ("corruption_checkpoint", pa.string()),
+    ("corruption_then", pa.string()),
     ("clip_hash", pa.string()),
     ("clip_hashes", _STRING_MAP),
     ("prompt", pa.string()),
@@ -76,7 +79,8 @@ class RolloutStore:
     """``step-000123.parquet`` files in one folder. Columns are those of `SCHEMA`.
 
     The ``corruption_*`` columns are the group's, on the rows of its clean branch too: ``branch`` says what a row saw.
-    Numbers are float64 so that records come back equal; ``metadata`` and ``corruption_parameters`` are JSON.
+    Numbers are float64 so that records come back equal; ``metadata``, ``corruption_parameters`` and
+    ``corruption_then`` are JSON, and ``corruption_kind`` names all of a composition, ``night+light_rain``.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -187,7 +191,8 @@ def _corruption_columns(spec: CorruptionSpec | None) -> dict[str, Any]:
     if spec is None:
         return {}
     columns = {f"corruption_{name}": value for name, value in asdict(spec).items()}
-    return columns | {"corruption_parameters": to_json(spec.parameters)}
+    return columns | {"corruption_kind": spec.name, "corruption_parameters": to_json(spec.parameters),
+                      "corruption_then": to_json(columns["corruption_then"])}
 
 
 def _rollout_columns(rollout: Rollout) -> dict[str, Any]:
@@ -228,15 +233,22 @@ def _sample(row: dict[str, Any]) -> VideoSample:
 def _corruption(row: dict[str, Any]) -> CorruptionSpec | None:
     if row["corruption_kind"] is None:
         return None
-    span = row["corruption_span"]
-    return CorruptionSpec(
-        family=row["corruption_family"],
-        kind=row["corruption_kind"],
-        severity=row["corruption_severity"],
-        seed=row["corruption_seed"],
-        parameters=json.loads(row["corruption_parameters"]),
-        span=None if span is None else tuple(span),
-    )
+    return _spec({
+        "family": row["corruption_family"],
+        "kind": row["corruption_kind"].split("+")[0],
+        "severity": row["corruption_severity"],
+        "seed": row["corruption_seed"],
+        "parameters": json.loads(row["corruption_parameters"]),
+        "span": row["corruption_span"],
+        "calibration": row.get("corruption_calibration") or 0,  # runs of earlier versions have none
+        "checkpoint": row.get("corruption_checkpoint"),
+        "then": json.loads(row.get("corruption_then") or "[]"),
+    })
+
+
+def _spec(values: dict[str, Any]) -> CorruptionSpec:
+    span = values["span"]
+    return CorruptionSpec(**values | {"span": None if span is None else tuple(span), "then": tuple(map(_spec, values["then"]))})
 
 
 def _rollout(row: dict[str, Any]) -> Rollout:

@@ -32,7 +32,7 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> list[GroupPlan]:
     folder = tmp_path_factory.mktemp("clips")
     manifests = build_dataset(EmbeddedDataConfig(directory=folder, train_clips=12, validation_clips=4, test_clips=4))
     (folder / "train" / "000004.mp4").write_text("not a video")
-    return [GroupPlan(f"g{i}", sample, make_spec("rain", 0.5, i), BRANCHES, SamplingSpec(max_tokens=12, seed=i))
+    return [GroupPlan(f"g{i}", sample, make_spec("heavy_rain", 0.5, i), BRANCHES, SamplingSpec(max_tokens=12, seed=i))
             for i, sample in enumerate(load_manifest(manifests["train"]).samples)]
 
 

@@ -25,7 +25,7 @@ from squall.platform.video import FrameSampling, encode_video
 
 pytestmark = pytest.mark.cluster
 BRANCHES = (Branch.CLEAN, Branch.CORRUPTED, Branch.SHUFFLED)
-SPEC = make_spec("rain", 0.8, seed=3)
+SPEC = make_spec("heavy_rain", 0.8, seed=3)
 
 
 @pytest.fixture(scope="module")

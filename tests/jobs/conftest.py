@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from squall.algorithms.corruption import make_spec, render
+from squall.algorithms.corruption import make_spec, render_clip
 from squall.jobs.tgrpo import TGRPOJobConfig
 from squall.platform.config import dump_yaml, load_config
 from squall.platform.records import (
@@ -21,14 +21,13 @@ from squall.platform.records import (
     ScoredGroup,
     TrainGroup,
     VideoSample,
-    hash_clip,
 )
 from squall.platform.runs import RunDirectory
 from squall.platform.store import RolloutStore
 from squall.platform.video import FrameSampling, encode_video, load_clip
 
 FRAMES = FrameSampling(max_frames=4, max_pixels=28 * 28)
-KINDS = ("night", "rain", "fog")
+KINDS = ("night", "heavy_rain", "fog")
 
 GroupMaker = Callable[..., ScoredGroup]
 
@@ -49,8 +48,8 @@ def make_group(media: Path) -> GroupMaker:
                              ("A. red", "B. blue"))
         spec = make_spec(kind, severity, number) if kind else None
         clip = load_clip(media, FRAMES, sample_id=sample.id)
-        seen = {Branch.CLEAN: clip.frames} | ({Branch.CORRUPTED: render(clip.frames, spec)} if spec else {})
-        hashes = {branch: hash_clip(frames, clip.fps) for branch, frames in seen.items()}
+        seen = {Branch.CLEAN: clip} | ({Branch.CORRUPTED: render_clip(clip, spec)} if spec else {})
+        hashes = {branch: shown.content_hash for branch, shown in seen.items()}
         rollouts, rewards = [], []
         for branch, index in ((Branch.CLEAN, 0), *(((Branch.CORRUPTED, 0), (Branch.CORRUPTED, 1)) if spec else ())):
             correct = branch is Branch.CLEAN or index < right

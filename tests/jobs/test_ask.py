@@ -12,6 +12,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
+from squall.algorithms.corruption import KINDS, STANDARD_KINDS, make_spec
 from squall.jobs import ask as ask_job
 from squall.jobs import question as question_job
 from squall.jobs.arguments import name_arguments, split_arguments
@@ -88,15 +89,17 @@ def test_each_corruption_kind_is_a_plan_and_the_seed_decides(clip: str) -> None:
     def specs(*words: str) -> list:
         return [p.corruption for p in plan(clip, "What?", *words).plans]
 
-    both = specs("corruption=[rain, night]", "severity=0.4")
-    assert both[0] is None and [(s.kind, s.severity) for s in both[1:]] == [("rain", 0.4), ("night", 0.4)]
-    assert specs("corruption=rain,night", "severity=0.4") == both
-    assert specs("corruption=rain", "seed=1")[1].seed != both[1].seed == specs("corruption=rain")[1].seed
-    assert len(specs("corruption=all")) == 13
+    both = specs("corruption=[heavy_rain, night]", "severity=0.4")
+    assert both[0] is None and [(s.kind, s.severity) for s in both[1:]] == [("heavy_rain", 0.4), ("night", 0.4)]
+    assert specs("corruption=heavy_rain,night", "severity=0.4") == both
+    assert specs("corruption=heavy_rain", "seed=1")[1].seed != both[1].seed == specs("corruption=heavy_rain")[1].seed
+    assert len(specs("corruption=all")) == 1 + len(KINDS) and len(specs("corruption=standard")) == 1 + len(STANDARD_KINDS)
+    mixed = specs("corruption=night 0.2 + fog", "severity=0.4")[1]
+    assert (mixed.name, mixed.severity, mixed.then[0].severity) == ("night+fog", 0.2, 0.4)
 
 
 def test_several_answers_are_sampled_and_one_is_greedy(clip: str) -> None:
-    several = plan(clip, "What?", "answers=4", "corruption=rain").plans
+    several = plan(clip, "What?", "answers=4", "corruption=heavy_rain").plans
     assert [(dict(p.branches), p.sampling.temperature) for p in several] == [
         ({Branch.CLEAN: 4}, 1.0), ({Branch.CORRUPTED: 4}, 1.0)]
     assert plan(clip, "What?", "temperature=0.3").plans[0].sampling.temperature == 0.3
@@ -154,7 +157,7 @@ def test_a_solution_may_be_given_as_letter_as_words_or_in_its_tag() -> None:
     (["CLIP", " "], "QUESTION is empty"),
     (["TEXT", "What?"], "not a readable video"),
     (["FOLDER", "What?"], "a folder; VIDEO is a video or an image file"),
-    (["CLIP", "What?", "corruption=rian"], "unknown corruption 'rian'. Did you mean 'rain'?"),
+    (["CLIP", "What?", "corruption=rian"], "unknown corruption kind 'rian'. Allowed: "),
     (["CLIP", "What?", "problem_type=multiple"], "unknown problem type. Did you mean 'multiple choice'?"),
     (["CLIP", "What?", "problem_type=multiple choice"], "multiple choice needs options"),
     (["CLIP", "What?", "options=[a, b]", "solution=c"], "solution = c: none of the options A. a, B. b"),
@@ -202,7 +205,7 @@ def test_the_engine_is_as_long_as_the_question_needs(monkeypatch: pytest.MonkeyP
 
 
 def view(texts: list[str], scores: list[float] | None, corrupted: bool, finish: str = "stop") -> View:
-    spec = question_job.make_spec("rain", 0.5, 1) if corrupted else None
+    spec = make_spec("heavy_rain", 0.5, 1) if corrupted else None
     branch = Branch.CORRUPTED if corrupted else Branch.CLEAN
     rollouts = tuple(Rollout("s", "a", branch, "h", i, SamplingSpec(max_tokens=9), (1, 2), text, (-1.0, -1.0), 0, finish)
                      for i, text in enumerate(texts))
@@ -245,7 +248,7 @@ def test_the_table_shows_question_inputs_answers_and_verdicts() -> None:
     lines = console.file.getvalue().splitlines()
     assert lines[1:3] == ["What [bold]colour[/bold]?", "A. blue   B. white"]
     rows = [" ".join(line.split()) for line in lines]
-    assert "clean B. white 2/2 ✓ right B" in rows and "rain 0.5 A. blue 2/2 ✗ wrong A" in rows
+    assert "clean B. white 2/2 ✓ right B" in rows and "heavy_rain 0.5 A. blue 2/2 ✗ wrong A" in rows
 
 
 @pytest.mark.cluster
@@ -253,7 +256,7 @@ def test_clean_and_corrupted_answers_end_to_end(ray_cluster: object, policy_dir:
                                                 monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
     stored = load_manifest(dataset).samples[0]
     page = tmp_path / "pages" / "answer.html"
-    words = [f"manifest={dataset}", f"sample={stored.id}", "corruption=[rain, blocks_static]", "severity=0.8",
+    words = [f"manifest={dataset}", f"sample={stored.id}", "corruption=[heavy_rain, blocks_static]", "severity=0.8",
              f"model.path={policy_dir}", f"page={page}"]
     kept: list[View] = []
 
@@ -264,7 +267,7 @@ def test_clean_and_corrupted_answers_end_to_end(ray_cluster: object, policy_dir:
     monkeypatch.setattr(ask_job, "ask", keep)
     assert ask_job.run(config(*words)) == 0
 
-    assert [v.name for v in kept] == ["clean", "rain", "blocks_static"]
+    assert [v.name for v in kept] == ["clean", "heavy_rain", "blocks_static"]
     assert {rollout.weight_version for v in kept for rollout in v.rollouts} == {0}
     assert [rollout.branch for v in kept for rollout in v.rollouts] == [Branch.CLEAN, Branch.CORRUPTED, Branch.CORRUPTED]
     assert all(rollout.clip_hash == v.clip.content_hash for v in kept for rollout in v.rollouts)

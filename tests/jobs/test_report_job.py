@@ -23,7 +23,7 @@ from squall.platform.video import encode_video
 def finish(run: RunDirectory, make_group) -> None:
     """Add what the end of a run adds: held-out answers before and after, results, events."""
     run.event("started", job="train tgrpo", steps=5, notes=["Held-out questions are <these>."])
-    plans = [("night", 0, 2), ("rain", 2, 0), ("fog", 1, 1)]
+    plans = [("night", 0, 2), ("heavy_rain", 2, 0), ("fog", 1, 1)]
     for step, column in ((0, 1), (5, 2)):
         groups = [make_group(900 + i, plan[0], 0.7, plan[column]) for i, plan in enumerate(plans)]
         heldout.save(heldout.HeldOutAnswers.of(groups), run.heldout, step)
@@ -42,10 +42,10 @@ def cards(page: str, heading: str) -> list[str]:
 
 
 def test_held_out_answers_come_back_from_disk_with_their_scores(tmp_path: Path, make_group) -> None:
-    answers = heldout.HeldOutAnswers.of([make_group(1, "rain", 0.5, 1), make_group(2, "fog", 0.5, 0)])
+    answers = heldout.HeldOutAnswers.of([make_group(1, "heavy_rain", 0.5, 1), make_group(2, "fog", 0.5, 0)])
     heldout.save(answers, tmp_path, 3)
     loaded = heldout.load(tmp_path, 3)
-    assert loaded.groups == answers.groups and loaded.kinds == ("rain", "fog") and loaded.texts == answers.texts
+    assert loaded.groups == answers.groups and loaded.kinds == ("heavy_rain", "fog") and loaded.texts == answers.texts
     assert loaded.scores[Branch.CORRUPTED].tolist() == [1.0, 0.0] and loaded.scores[Branch.CLEAN].tolist() == [1.0, 1.0]
 
 
@@ -131,7 +131,7 @@ def test_damaged_files_are_left_out_and_named(stored_run: RunDirectory, make_gro
 def test_curves_by_kind_come_from_the_stored_answers(stored_run: RunDirectory) -> None:
     label = r'aria-label="([^"]*): accuracy on corrupted clips from (\d+) to (\d+) percent, (\d+)'
     labels = re.findall(label, page_of(stored_run))
-    assert labels == [("fog", "0", "0", "10"), ("rain", "50", "50", "10"), ("night", "100", "100", "10"),
+    assert labels == [("fog", "0", "0", "10"), ("heavy rain", "50", "50", "10"), ("night", "100", "100", "10"),
                       ("0 to 0.2", "0", "0", "10"), ("0.2 to 0.4", "50", "50", "10"), ("0.4 to 0.6", "100", "100", "10")]
 
 

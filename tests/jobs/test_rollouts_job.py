@@ -39,7 +39,7 @@ def printed(run: RunDirectory, capsys: pytest.CaptureFixture[str], *overrides: s
 @pytest.mark.parametrize(("wanted", "rows"), [
     ({}, range(9)),
     ({"branch": "corrupted"}, (1, 2, 4, 5, 7, 8)),
-    ({"kind": "rain"}, (3, 4, 5)),
+    ({"kind": "heavy_rain"}, (3, 4, 5)),
     ({"severity": (0.3, 0.5)}, range(6)),
     ({"severity": (0.0, 0.2), "branch": "clean"}, (6,)),
     ({"correct": True}, (0, 1, 2, 3, 4, 6)),
@@ -47,7 +47,7 @@ def printed(run: RunDirectory, capsys: pytest.CaptureFixture[str], *overrides: s
     ({"dropped": True}, (6, 7, 8)),
     ({"dropped": "zero_variance", "correct": True}, (6,)),
     ({"reward": (0.05, 0.15)}, (5, 7, 8)),
-    ({"reward": (1.1, 1.1), "kind": "rain"}, (3, 4)),
+    ({"reward": (1.1, 1.1), "kind": "heavy_rain"}, (3, 4)),
     ({"text": "ANSWER>a<"}, (5, 7, 8)),
     ({"text": "nowhere"}, ()),
 ])
@@ -79,13 +79,13 @@ def test_figures_are_means_by_branch_and_kind(stored_run: RunDirectory) -> None:
     table = scan(RolloutStore(stored_run.rollouts), AnswerFilter(), SCORING).table
     assert [(f.label, f.count, f.accuracy) for f in figures(table, "branch")] == [("corrupted", 30, 0.5), ("clean", 15, 1.0)]
     by_kind = {f.label: (f.count, f.accuracy, round(f.reward, 6)) for f in figures(table, "kind", Branch.CORRUPTED)}
-    assert by_kind == {"night": (10, 1.0, 1.1), "rain": (10, 0.5, 0.6), "fog": (10, 0.0, 0.1)}
+    assert by_kind == {"night": (10, 1.0, 1.1), "heavy_rain": (10, 0.5, 0.6), "fog": (10, 0.0, 0.1)}
 
 
 def test_rewards_that_were_not_computed_are_neither_high_nor_right(tmp_path: Path, make_group) -> None:
     from dataclasses import replace
 
-    group = make_group(1, "rain", 0.5, 1)
+    group = make_group(1, "heavy_rain", 0.5, 1)
     RolloutStore(tmp_path).write(0, [TrainGroup(replace(group, rewards=({"format": 1.0}, {}, {"accuracy": 1.0})), (None,) * 3)])
     store = RolloutStore(tmp_path)
     table = scan(store, AnswerFilter(), Scoring(WEIGHTS, "format")).table
@@ -105,13 +105,13 @@ def test_a_step_without_groups_and_groups_without_a_corruption_are_no_obstacle(t
 
 
 def test_the_table_fits_and_says_how_many_match(stored_run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
-    out = printed(stored_run, capsys, "limit=4", "kind=rain")
+    out = printed(stored_run, capsys, "limit=4", "kind=heavy_rain")
     lines = out.splitlines()
     assert max(map(len, lines)) <= 100
-    assert lines[2].split() == ["0", "clip-1", "clean", "rain", "0.30", "B", "clean", "B", "✓", "1.10", "0.50"]
-    assert lines[4].split() == ["0", "clip-1", "corrupted", "rain", "0.30", "A", "corrupted", "B", "✗", "0.10", "0.50"]
+    assert lines[2].split() == ["0", "clip-1", "clean", "heavy_rain", "0.30", "B", "clean", "B", "✓", "1.10", "0.50"]
+    assert lines[4].split() == ["0", "clip-1", "corrupted", "heavy_rain", "0.30", "A", "corrupted", "B", "✗", "0.10", "0.50"]
     assert "15 of 45 answers match, 4 shown (limit=0 shows all); mean reward 0.767, accuracy 66.7%." in lines
-    assert [line.split() for line in lines if line.startswith("  rain")] == [["rain", "10", "0.60", "50.0%"]]
+    assert [line.split() for line in lines if line.startswith("  heavy_rain")] == [["heavy_rain", "10", "0.60", "50.0%"]]
     assert "zero_variance" in printed(stored_run, capsys, "kind=fog") and "zero_variance" not in out
     assert "0 of 45 answers match." in printed(stored_run, capsys, "text=nowhere")
 
@@ -119,7 +119,7 @@ def test_the_table_fits_and_says_how_many_match(stored_run: RunDirectory, capsys
 def test_long_answers_are_cut_unless_asked_for_in_full(tmp_path: Path, make_group, capsys: pytest.CaptureFixture[str]) -> None:
     run = RunDirectory.create(tmp_path, "tgrpo", "run")
     text = "first line\nsecond line \x1b[2J" + 30 * " more words"
-    RolloutStore(run.rollouts).write(0, [TrainGroup(make_group(1, "rain", 0.5, 1, text=text), (None,) * 3)])
+    RolloutStore(run.rollouts).write(0, [TrainGroup(make_group(1, "heavy_rain", 0.5, 1, text=text), (None,) * 3)])
     short, full = printed(run, capsys), printed(run, capsys, "full=true")
     assert "first line" in short and "\x1b" not in short and max(map(len, short.splitlines())) <= 100
     assert "\x1b" not in full and "<think>first line\nsecond line " in full and full.count(" more words") == 90
@@ -160,7 +160,7 @@ def test_numbers_are_looked_for_as_text() -> None:
 
 @pytest.mark.parametrize(("override", "message"), [
     ("branch=corupted", "Did you mean 'corrupted'"),
-    ("kind=rian", "Did you mean 'rain'"),
+    ("kind=hevy_rain", "Did you mean 'heavy_rain'"),
     ("severity=[0.9,0.1]", "the low end is above the high end"),
     ("step=[3,1]", "the low end is above the high end"),
     ("limit=-1", "0 stands for all"),

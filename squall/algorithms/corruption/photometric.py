@@ -1,80 +1,107 @@
-"""Changes of light: one tone curve per channel for the whole clip, and sensor noise that changes with every frame."""
+"""Changes of light, as a camera would record them."""
 
 from __future__ import annotations
-
-from functools import cache
-from statistics import NormalDist
 
 import cv2
 import numpy as np
 
+from squall.algorithms.corruption.compositing import Grain, curve, dim, drifting_field, dyadic, enlarge, tone_matrix
 from squall.algorithms.corruption.registry import Parameter, corruption
+from squall.algorithms.corruption.timeline import Timeline
+
+_V = np.linspace(0, 1, 256)
+_BLOOM_STEP = 8
+_SHADOW_STEP = 8
 
 
 @corruption(
     "photometric",
-    gamma=Parameter(lambda s: 1 + 0.6 * s, 0.2, 5),
-    gain=Parameter(lambda s: 1 - 0.55 * s, 0, 1),
-    warmth=Parameter(lambda s: 0.4 * s, 0, 1),
+    gamma=Parameter(lambda x: 1 + 0.9 * x, 0.2, 6),
+    gain=Parameter(lambda x: 1 - 0.6 * x, 0, 1),
+    warmth=Parameter(lambda x: 0.45 * x, 0, 1),
 )
-def dusk(frames: np.ndarray, rng: np.random.Generator, *, gamma: float, gain: float, warmth: float) -> None:
-    """Low warm light. `warmth` is the share of blue that is lost; green loses half of it."""
-    _apply_curve(frames, gamma, gain, tint=(1.0, 1 - 0.5 * warmth, 1 - warmth))
+def dusk(frames: np.ndarray, timeline: Timeline, *, gamma: float, gain: float, warmth: float) -> None:
+    """Low warm light: blue is lost first in what the sun still reaches, while the shadows keep some of the sky's."""
+    light = gain * _V**gamma
+    reached = _V**0.5
+    curve(frames, 255 * np.stack([light * (1 + 0.12 * warmth), light * (1 - 0.42 * warmth * reached),
+                                  light * (1 - warmth * reached)]))
 
 
 @corruption(
     "photometric",
-    gamma=Parameter(lambda s: 1 + 0.6 * s, 0.2, 5),
-    gain=Parameter(lambda s: 1 - 0.75 * s, 0, 1),
-    blueness=Parameter(lambda s: 0.35 * s, 0, 1),
-    noise=Parameter(lambda s: 12 * s, 0, 40),
+    gamma=Parameter(lambda x: 1 + 1.3 * x, 0.2, 6),
+    gain=Parameter(lambda x: 1 - 0.72 * x, 0, 1),
+    blueness=Parameter(lambda x: 0.4 * x, 0, 1),
+    saturation=Parameter(lambda x: 1 - 0.65 * x, 0, 1),
+    noise=Parameter(lambda x: 9 * x, 0, 60),
 )
-def night(
-    frames: np.ndarray, rng: np.random.Generator, *, gamma: float, gain: float, blueness: float, noise: float
-) -> None:
-    """Moonlight on a gained-up sensor. `noise` is its standard deviation in grey levels (0-255)."""
-    _apply_curve(frames, gamma, gain, tint=(1 - blueness, 1 - 0.5 * blueness, 1.0))
-    _add_noise(frames, rng, noise)
+def night(frames: np.ndarray, timeline: Timeline, *, gamma: float, gain: float, blueness: float, saturation: float,
+          noise: float) -> None:
+    """Moonlight on a gained-up sensor: dark, blue, pale and grainy. `noise` is its deviation in grey levels (0 to 255).
+
+    The curve gain * v ** gamma is made of two straight lines that meet at v = 1/2, which costs a third of a table.
+    """
+    tint = (1 - blueness, 1 - 0.45 * blueness, 1.0)
+    slope = gain * 0.5 ** (gamma - 1)
+    shadows = tone_matrix(exposure=slope, saturation=saturation, tint=tint)
+    lights = tone_matrix(exposure=2 * gain - slope, saturation=saturation, tint=tint, lift=255 * (slope - gain))
+    grain = Grain(timeline.rng(), frames.shape[1:], noise)
+    for frame, bits in zip(frames, timeline.per_frame(1), strict=True):
+        light = cv2.transform(frame, lights)
+        cv2.transform(frame, shadows, dst=frame)
+        cv2.max(frame, light, dst=frame)
+        brighter, darker = grain.of(bits[0])
+        cv2.add(frame, brighter, dst=frame)
+        cv2.subtract(frame, darker, dst=frame)
 
 
 @corruption(
     "photometric",
-    gain=Parameter(lambda s: 1 + 1.6 * s, 1, 10),
-    lift=Parameter(lambda s: 0.2 * s, 0, 1),
+    gain=Parameter(lambda x: 1 + 2.4 * x, 1, 20),
+    lift=Parameter(lambda x: 0.16 * x, 0, 1),
+    bloom=Parameter(lambda x: 0.5 * x, 0, 2),
 )
-def overexposure(frames: np.ndarray, rng: np.random.Generator, *, gain: float, lift: float) -> None:
-    """Too much light: highlights clip, and stray light lifts black to the fraction `lift` of white."""
-    _apply_curve(frames, 1.0, gain, lift)
-
-
-def _apply_curve(
-    frames: np.ndarray, gamma: float, gain: float, lift: float = 0.0, tint: tuple[float, ...] = (1.0, 1.0, 1.0)
-) -> None:
-    """In place: tint * (lift + gain * v ** gamma), clipped, for v in 0..1, through one table per channel."""
-    light = lift + gain * np.linspace(0, 1, 256) ** gamma
-    curves = np.rint(np.clip(np.outer(tint, light), 0, 1) * 255).astype(np.uint8)
-    planes = [np.empty(frames.shape[1:3], np.uint8) for _ in range(3)]  # faster than a three-channel table
+def overexposure(frames: np.ndarray, timeline: Timeline, *, gain: float, lift: float, bloom: float) -> None:
+    """Too much light: highlights clip and bleed over their edges, and stray light lifts black to `lift` of white."""
+    height, width = frames.shape[1:3]
+    coarse = max(width // _BLOOM_STEP, 1), max(height // _BLOOM_STEP, 1)
+    bleeding = np.rint(255 * bloom * ((gain * _V - 0.8) / 1.2).clip(0, 1)).clip(0, 255).astype(np.uint8)
     for frame in frames:
-        cv2.split(frame, planes)
-        for plane, curve in zip(planes, curves, strict=True):
-            cv2.LUT(plane, curve, dst=plane)
-        cv2.merge(planes, dst=frame)
+        bright = cv2.resize(cv2.cvtColor(frame, cv2.COLOR_RGB2GRAY), coarse, interpolation=cv2.INTER_NEAREST)
+        glow = cv2.resize(cv2.blur(cv2.blur(cv2.LUT(bright, bleeding), (3, 3)), (5, 5)), (width, height))
+        cv2.convertScaleAbs(frame, frame, float(dyadic(gain)), round(255 * lift))
+        cv2.add(frame, cv2.cvtColor(glow, cv2.COLOR_GRAY2RGB), dst=frame)
 
 
-def _add_noise(frames: np.ndarray, rng: np.random.Generator, deviation: float) -> None:
-    """Gaussian noise. Drawn once and read from another offset in every frame, as fresh draws would cost tenfold."""
-    size = frames[0].size
-    slack = size // 4 + 1
-    steps = np.rint(_normal_quantiles() * deviation).astype(int)
-    random_bytes = np.frombuffer(rng.bytes(size + slack), np.uint8)
-    brighter, darker = (cv2.LUT(random_bytes, part.clip(0).astype(np.uint8)).ravel() for part in (steps, -steps))
-    for frame, offset in zip(frames, rng.integers(slack, size=len(frames)), strict=True):
-        window = slice(offset, offset + size)
-        cv2.add(frame, brighter[window].reshape(frame.shape), dst=frame)
-        cv2.subtract(frame, darker[window].reshape(frame.shape), dst=frame)
+@corruption(
+    "photometric",
+    depth=Parameter(lambda x: 0.35 + 0.55 * x, 0, 1),
+    share=Parameter(lambda x: 0.3 + 0.3 * x, 0, 1),
+    softness=Parameter(lambda x: 0.25, 0.01, 2),
+    size=Parameter(lambda x: 0.9, 0.05, 10),
+    drift=Parameter(lambda x: 0.22, 0, 10),
+)
+def shadow(frames: np.ndarray, timeline: Timeline, *, depth: float, share: float, softness: float, size: float,
+           drift: float) -> np.ndarray:
+    """Soft-edged shadows that move across the picture, as of clouds and trees.
+
+    They take the share `depth` of the light from about the share `share` of the picture, and drift by `drift` shorter sides
+    per second; `size` is that of the largest, in shorter sides.
+    """
+    height, width = frames.shape[1:3]
+    field = drifting_field(timeline.rng(), timeline.seconds, height, width, step=_SHADOW_STEP, drift=drift, scale=size,
+                           boil=0.15)
+    threshold = np.interp(1 - share, *_normal_quantile_table())
+    covered = ((field - threshold) / softness + 0.5).clip(0, 1)
+    covered = covered * covered * (3 - 2 * covered)
+    layer = enlarge(np.rint(255 * depth * covered).astype(np.uint8), height, width)
+    for frame, plane in zip(frames, layer, strict=True):
+        dim(frame, cv2.bitwise_not(plane))
+    return layer
 
 
-@cache
-def _normal_quantiles() -> np.ndarray:
-    """The standard normal at the middle of each of 256 equally likely bins: turns random bytes into noise."""
-    return np.array([NormalDist().inv_cdf((byte + 0.5) / 256) for byte in range(256)])
+def _normal_quantile_table() -> tuple[list[float], list[float]]:
+    """Shares and the values that so many normal numbers stay below."""
+    return ([0, 0.001, 0.02, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.98, 0.999, 1],
+            [-6, -3.09, -2.05, -1.28, -0.84, -0.52, -0.25, 0, 0.25, 0.52, 0.84, 1.28, 2.05, 3.09, 6])

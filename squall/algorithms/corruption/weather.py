@@ -1,155 +1,213 @@
-"""Rain, snow and fog.
+"""Rain, storm, snow, hail and fog.
 
-Particles live in a world with depth: the same particle falls, drifts with the wind and leaves an exposure streak from
-frame to frame, the near ones faster, longer and wider (parallax). Nothing is redrawn at random or fixed to the lens.
+Particles live in a world with depth: each falls, drifts with the wind and leaves an exposure streak from frame to frame, the
+near ones faster, longer and wider (parallax). Speeds are in metres per second, so that a clip of a higher frame rate shows
+smaller steps. Nothing is redrawn at random or fixed to the lens.
 """
 
 from __future__ import annotations
 
-import cv2
 import numpy as np
 
+from squall.algorithms.corruption.compositing import blend, drifting_field, enlarge, tone
+from squall.algorithms.corruption.particles import Fall, draw, fall
 from squall.algorithms.corruption.registry import Parameter, corruption
+from squall.algorithms.corruption.timeline import Timeline
 
-_DEPTH_EDGES = np.linspace(1, 4, 6)
-"""Near plane 1, far plane 4; particles are drawn in five bands, each with one width and one opacity."""
-_GOLDEN = 0.6180339887498949
-_SUBPIXEL_BITS = 4
-_FOG_WAVES = 24
-_FOG_GRID_STEP = 4
-
-
-@corruption(
-    "weather",
-    density=Parameter(lambda s: 40 + 160 * s, 0, 2000),
-    speed=Parameter(lambda s: 0.25 + 0.1 * s, 0, 1),
-    wind=Parameter(lambda s: 0.5, 0, 2),
-    width=Parameter(lambda s: 0.008 + 0.008 * s, 0, 0.1),
-    opacity=Parameter(lambda s: 0.45 + 0.4 * s, 0, 1),
-    haze=Parameter(lambda s: 0.35 * s, 0, 1),
-)
-def rain(
-    frames: np.ndarray, rng: np.random.Generator, *,
-    density: float, speed: float, wind: float, width: float, opacity: float, haze: float,
-) -> None:
-    """Streaks and a grey veil. `density` counts drops per square of the shorter side; see `_fall` for the rest."""
-    heads, tails, depth = _fall(rng, frames.shape, density, speed, wind, exposure=0.6, sway=0.0)
-    _blend(frames, _draw(frames.shape, heads, tails, depth, width, opacity, haze), colour=205, exposure=1 - 0.4 * haze)
+_FOG_STEP = 4
+_HEADING = Parameter(lambda x: 0, -1, 1)
+"""-1: the wind blows to the left, 1: to the right, 0: the seed says."""
+_EXPOSURE = Parameter(lambda x: 1 / 60, 0, 1)
 
 
 @corruption(
     "weather",
-    density=Parameter(lambda s: 40 + 160 * s, 0, 2000),
-    speed=Parameter(lambda s: 0.06 + 0.04 * s, 0, 1),
-    wind=Parameter(lambda s: 0.8, 0, 2),
-    width=Parameter(lambda s: 0.02 + 0.02 * s, 0, 0.2),
-    opacity=Parameter(lambda s: 0.7 + 0.2 * s, 0, 1),
-    haze=Parameter(lambda s: 0.4 * s, 0, 1),
+    density=Parameter(lambda x: 60 + 280 * x, 0, 5000),
+    speed=Parameter(lambda x: 6.0, 0, 50),
+    wind=Parameter(lambda x: 0.6, 0, 50),
+    heading=_HEADING,
+    gust=Parameter(lambda x: 0.3, 0, 1),
+    exposure_s=_EXPOSURE,
+    size=Parameter(lambda x: 0.008 + 0.006 * x, 0, 0.2),
+    opacity=Parameter(lambda x: 0.30 + 0.35 * x, 0, 1),
+    veil=Parameter(lambda x: 0.22 * x, 0, 1),
+    near=Parameter(lambda x: 1.5, 0.1, 100),
+    far=Parameter(lambda x: 8, 0.1, 1000),
 )
-def snow(
-    frames: np.ndarray, rng: np.random.Generator, *,
-    density: float, speed: float, wind: float, width: float, opacity: float, haze: float,
-) -> None:
-    """Swaying flakes and a white veil. `density` counts flakes per square of the shorter side."""
-    heads, tails, depth = _fall(rng, frames.shape, density, speed, wind, exposure=0.4, sway=0.04)
-    _blend(frames, _draw(frames.shape, heads, tails, depth, width, opacity, haze), colour=240)
+def light_rain(frames: np.ndarray, timeline: Timeline, *, veil: float, **world: float) -> np.ndarray:
+    """Fine streaks, a thin grey veil. `density` counts drops per square of the shorter side, `size` is in metres."""
+    tone(frames, exposure=1 - 0.25 * veil, saturation=1 - 0.8 * veil, veil=0.6 * veil, veil_colour=(172, 176, 180))
+    return _rain(frames, timeline, **world)
 
 
 @corruption(
     "weather",
-    optical_depth=Parameter(lambda s: 1.5 * s, 0, 10),
-    patchiness=Parameter(lambda s: 0.35, 0, 1),
-    drift=Parameter(lambda s: 0.015, 0, 1),
+    density=Parameter(lambda x: 100 + 420 * x, 0, 5000),
+    speed=Parameter(lambda x: 8.5, 0, 50),
+    wind=Parameter(lambda x: 1.5, 0, 50),
+    heading=_HEADING,
+    gust=Parameter(lambda x: 0.4, 0, 1),
+    exposure_s=_EXPOSURE,
+    size=Parameter(lambda x: 0.010 + 0.010 * x, 0, 0.2),
+    opacity=Parameter(lambda x: 0.35 + 0.4 * x, 0, 1),
+    veil=Parameter(lambda x: 0.5 * x, 0, 1),
+    near=Parameter(lambda x: 1.2, 0.1, 100),
+    far=Parameter(lambda x: 8, 0.1, 1000),
 )
-def fog(frames: np.ndarray, rng: np.random.Generator, *, optical_depth: float, patchiness: float, drift: float) -> None:
-    """Fog banks, with opacity 1 - exp(-optical depth), the law of Beer and Lambert.
+def heavy_rain(frames: np.ndarray, timeline: Timeline, *, veil: float, **world: float) -> np.ndarray:
+    """Dense long streaks and a grey veil that hides colours."""
+    tone(frames, exposure=1 - 0.35 * veil, saturation=1 - 0.8 * veil, veil=0.7 * veil, veil_colour=(158, 163, 168))
+    return _rain(frames, timeline, **world)
 
-    `patchiness` is the relative deviation of the optical depth across the frame; `drift` is the speed of the banks,
-    in shorter sides per frame.
+
+@corruption(
+    "weather",
+    density=Parameter(lambda x: 120 + 480 * x, 0, 5000),
+    speed=Parameter(lambda x: 9.0, 0, 50),
+    wind=Parameter(lambda x: 5 + 3 * x, 0, 50),
+    heading=_HEADING,
+    gust=Parameter(lambda x: 0.6, 0, 1),
+    exposure_s=_EXPOSURE,
+    size=Parameter(lambda x: 0.010 + 0.010 * x, 0, 0.2),
+    opacity=Parameter(lambda x: 0.35 + 0.4 * x, 0, 1),
+    veil=Parameter(lambda x: 0.55 * x, 0, 1),
+    darkness=Parameter(lambda x: 0.55 * x, 0, 1),
+    sheets=Parameter(lambda x: 0.35 * x, 0, 1),
+    lightning_per_s=Parameter(lambda x: 0.5, 0, 30),
+    near=Parameter(lambda x: 1.2, 0.1, 100),
+    far=Parameter(lambda x: 8, 0.1, 1000),
+)
+def storm(frames: np.ndarray, timeline: Timeline, *, veil: float, darkness: float, sheets: float, lightning_per_s: float,
+          **world: float) -> np.ndarray:
+    """Rain that gusts drive sideways in sheets, under a dark sky that lightning lights up."""
+    flash = _lightning(timeline, lightning_per_s)
+    for frame, light in zip(frames, flash, strict=True):
+        lit = 1 + 1.6 * float(light)
+        tone(frame[None], exposure=(1 - darkness) * lit, saturation=1 - 0.8 * veil, tint=(0.94, 0.98, 1.04), veil=0.6 * veil,
+             veil_colour=tuple(min(value * (1 - 0.5 * darkness) * lit, 255) for value in (128, 136, 146)))
+    return _rain(frames, timeline, sheets=sheets, **world)
+
+
+@corruption(
+    "weather",
+    density=Parameter(lambda x: 60 + 400 * x, 0, 5000),
+    speed=Parameter(lambda x: 1.1, 0, 50),
+    wind=Parameter(lambda x: 0.5 + 0.6 * x, 0, 50),
+    heading=_HEADING,
+    gust=Parameter(lambda x: 0.5, 0, 1),
+    exposure_s=Parameter(lambda x: 1 / 120, 0, 1),
+    size=Parameter(lambda x: 0.022 + 0.012 * x, 0, 0.5),
+    opacity=Parameter(lambda x: 0.75 + 0.25 * x, 0, 1),
+    sway=Parameter(lambda x: 0.08, 0, 2),
+    veil=Parameter(lambda x: 0.5 * x, 0, 1),
+    near=Parameter(lambda x: 0.9, 0.1, 100),
+    far=Parameter(lambda x: 6, 0.1, 1000),
+)
+def snow(frames: np.ndarray, timeline: Timeline, *, density: float, speed: float, wind: float, heading: float, gust: float,
+         exposure_s: float, size: float, opacity: float, sway: float, veil: float, near: float, far: float) -> np.ndarray:
+    """Swaying flakes, near ones large and out of focus, and a white veil."""
+    tone(frames, exposure=1 - 0.1 * veil, saturation=1 - 0.7 * veil, veil=0.8 * veil, veil_colour=(205, 208, 214))
+    world = Fall(density, speed, _blown(timeline, wind, heading), gust, exposure_s, near, max(far, near), sway)
+    streaks = fall(timeline, frames.shape, world)
+    blur = 0.5 * np.abs(1 / streaks.depth - 1 / 2.5)  # focused at 2.5 m
+    radius = 0.5 * size * (0.5 + streaks.luck) / streaks.depth
+    unit = min(frames.shape[1:3])
+    spread = np.square(radius / (radius + 0.02 * blur))  # the same light over a larger disc
+    layer = draw(frames.shape, streaks, unit * (radius + 0.02 * blur), unit * (0.6 * radius + 0.05 * blur),
+                 opacity * np.maximum(spread, 0.45))
+    blend(frames, layer, 247)
+    return layer
+
+
+@corruption(
+    "weather",
+    density=Parameter(lambda x: 40 + 220 * x, 0, 5000),
+    speed=Parameter(lambda x: 13.0, 0, 60),
+    wind=Parameter(lambda x: 1.0 + 1.5 * x, 0, 50),
+    heading=_HEADING,
+    gust=Parameter(lambda x: 0.3, 0, 1),
+    exposure_s=Parameter(lambda x: 1 / 400, 0, 1),
+    size=Parameter(lambda x: 0.014 + 0.016 * x, 0, 0.5),
+    opacity=Parameter(lambda x: 0.8 + 0.2 * x, 0, 1),
+    veil=Parameter(lambda x: 0.35 * x, 0, 1),
+    near=Parameter(lambda x: 0.9, 0.1, 100),
+    far=Parameter(lambda x: 6, 0.1, 1000),
+)
+def hail(frames: np.ndarray, timeline: Timeline, *, density: float, speed: float, wind: float, heading: float, gust: float,
+         exposure_s: float, size: float, opacity: float, veil: float, near: float, far: float) -> np.ndarray:
+    """Hard white stones that fall fast, seen with a short exposure: pellets, hardly streaks."""
+    tone(frames, exposure=1 - 0.35 * veil, saturation=1 - 0.7 * veil, veil=0.6 * veil, veil_colour=(160, 165, 172))
+    world = Fall(density, speed, _blown(timeline, wind, heading), gust, exposure_s, near, max(far, near))
+    streaks = fall(timeline, frames.shape, world)
+    radius = 0.5 * min(frames.shape[1:3]) * size * (0.5 + streaks.luck) / streaks.depth
+    layer = draw(frames.shape, streaks, radius, 0.5 * radius, np.full(len(radius), opacity))
+    blend(frames, layer, 238)
+    return layer
+
+
+@corruption(
+    "weather",
+    optical_depth=Parameter(lambda x: 2.6 * x, 0, 20),
+    ground=Parameter(lambda x: 0.55, 0, 1),
+    horizon=Parameter(lambda x: 0.4, 0, 1),
+    patchiness=Parameter(lambda x: 0.3, 0, 1),
+    drift=Parameter(lambda x: 0.25, 0, 10),
+    airlight=Parameter(lambda x: 208, 0, 255),
+)
+def fog(frames: np.ndarray, timeline: Timeline, *, optical_depth: float, ground: float, horizon: float, patchiness: float,
+        drift: float, airlight: float) -> np.ndarray:
+    """Drifting fog banks, thicker with distance: opacity 1 - exp(-optical depth), the law of Beer and Lambert.
+
+    Distance is taken from the row alone, as over flat ground: all above `horizon` (share of the height from the top) is far,
+    and the optical depth falls to the share 1 - `ground` at the lower edge. `patchiness` is its relative deviation across the
+    frame, `drift` the speed of the banks in shorter sides per second.
     """
-    banks = 1 + patchiness * _drifting_field(rng, frames.shape, drift)
-    alpha = np.rint(255 * (1 - np.exp(-optical_depth * banks.clip(0)))).astype(np.uint8)
     height, width = frames.shape[1:3]
-    _blend(frames, np.stack([cv2.resize(plane, (width, height)) for plane in alpha]), colour=215)
+    banks = drifting_field(timeline.rng(), timeline.seconds, height, width, step=_FOG_STEP, drift=drift, scale=1.2, stretch=2.0)
+    row = np.arange(0, height, _FOG_STEP) / height
+    nearer = ((row - horizon) / max(1 - horizon, 1e-3)).clip(0, 1)
+    thickness = optical_depth * (1 - ground * nearer)[:, None] * (1 + patchiness * banks).clip(0)
+    layer = enlarge(np.rint(255 * (1 - np.exp(-thickness))).astype(np.uint8), height, width)
+    blend(frames, layer, airlight)
+    return layer
 
 
-def _fall(
-    rng: np.random.Generator, shape: tuple[int, ...], density: float, speed: float, wind: float,
-    exposure: float, sway: float,
-) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Follow particles through the clip.
-
-    Args:
-        speed: fall of a particle at depth 1, in shorter sides per frame; at depth z it appears z times slower.
-        wind: largest sideways speed as a fraction of the fall; the clip's own is drawn from -wind to wind.
-        exposure: share of the frame interval during which the shutter is open.
-        sway: sideways amplitude at depth 1, in shorter sides.
-
-    Returns:
-        Heads and tails of the streaks, pixels, (T, N, 2) as x, y; and depths (N,). A smaller density gives the first
-        of the same particles.
-    """
-    count, height, width = shape[:3]
-    unit = min(height, width)
-    slope = rng.uniform(-wind, wind)
-    margin = 0.05 + sway + exposure * speed * max(wind, 1)  # room in which particles enter and leave unseen
-    extent = np.array([width, height]) / unit + 2 * margin
-    start_x, start_y, volume, pace, phase, rate = rng.random((round(density * extent.prod()), 6)).T
-    depth = np.cbrt(1 + volume * (_DEPTH_EDGES[-1] ** 3 - 1))  # uniform in the volume that the camera sees
-    fall = speed * (0.9 + 0.2 * pace) / depth
-    time = np.arange(count)[:, None]
-    angular_speed = 0.15 + 0.25 * rate
-    sway_angle = angular_speed * time + 2 * np.pi * phase
-    y = start_y * extent[1] + fall * time
-    x = start_x * extent[0] + slope * fall * time + sway / depth * np.sin(sway_angle)
-    x += np.floor(y / extent[1]) * _GOLDEN * extent[0]  # a particle that comes round again falls elsewhere
-    heads = np.stack([x % extent[0], y % extent[1]], axis=-1) - margin
-    velocity_x = slope * fall + sway / depth * angular_speed * np.cos(sway_angle)
-    velocity = np.stack([velocity_x, np.broadcast_to(fall, y.shape)], axis=-1)
-    return heads * unit, (heads - exposure * velocity) * unit, depth
+def _rain(frames: np.ndarray, timeline: Timeline, *, density: float, speed: float, wind: float, heading: float, gust: float,
+          exposure_s: float, size: float, opacity: float, near: float, far: float, sheets: float = 0.0) -> np.ndarray:
+    world = Fall(density, speed, _blown(timeline, wind, heading), gust, exposure_s, near, max(far, near))
+    streaks = fall(timeline, frames.shape, world)
+    radius = 0.5 * min(frames.shape[1:3]) * size * (0.6 + 0.8 * streaks.luck) / streaks.depth
+    fading = opacity * np.sqrt(near / streaks.depth)  # far drops dissolve in the veil
+    layer = draw(frames.shape, streaks, radius, np.maximum(0.7 * radius, 1), fading)
+    if sheets:
+        _add_sheets(layer, timeline, world.wind, sheets)
+    blend(frames, layer, 220)
+    return layer
 
 
-def _draw(
-    shape: tuple[int, ...], heads: np.ndarray, tails: np.ndarray, depth: np.ndarray,
-    width: float, opacity: float, haze: float,
-) -> np.ndarray:
-    """Opacity of the streaks over an even haze: uint8 (T, H, W). A streak thinner than a pixel is fainter instead."""
-    alpha = np.full(shape[:3], round(haze * 255), np.uint8)
-    streaks = np.rint(np.stack([tails, heads], axis=2) * 2**_SUBPIXEL_BITS).astype(np.int32)
-    for near, far in zip(_DEPTH_EDGES[-2::-1], _DEPTH_EDGES[:0:-1], strict=True):  # the nearest are drawn last
-        band = streaks[:, (near <= depth) & (depth < far)]
-        thickness = width * min(shape[1:3]) / ((near + far) / 2)
-        level = round(255 * (haze + (1 - haze) * opacity * min(thickness, 1)))
-        for plane, lines in zip(alpha, band, strict=True):
-            cv2.polylines(plane, lines, False, level, max(round(thickness), 1), cv2.LINE_AA, _SUBPIXEL_BITS)
-    return alpha
+def _add_sheets(layer: np.ndarray, timeline: Timeline, wind: float, sheets: float) -> None:
+    """Curtains of distant rain that the wind carries past, over and between the streaks."""
+    height, width = layer.shape[1:]
+    field = drifting_field(timeline.rng(), timeline.seconds, height, width, step=8, drift=abs(wind) / 6, scale=0.8, stretch=0.4)
+    curtain = enlarge(np.rint(255 * sheets * (0.5 + 0.35 * field).clip(0, 1)).astype(np.uint8), height, width)
+    np.maximum(layer, curtain, out=layer)
 
 
-def _drifting_field(rng: np.random.Generator, shape: tuple[int, ...], drift: float) -> np.ndarray:
-    """Smooth field of mean 0 and deviation about 1, (T, h, w) on a coarse grid: plane waves carried by one wind.
-
-    Each wave has its own small change of pace, so banks also form and dissolve.
-    """
-    count, height, width = shape[:3]
-    unit = min(height, width)
-    heading = rng.uniform(0, 2 * np.pi)
-    direction, phase = rng.uniform(0, 2 * np.pi, (2, _FOG_WAVES))
-    cycles = np.geomspace(0.4, 4, _FOG_WAVES)
-    amplitude = cycles**-0.8
-    amplitude *= np.sqrt(2 / np.square(amplitude).sum())
-    wave_x, wave_y = 2 * np.pi * cycles * (np.cos(direction), np.sin(direction))
-    pace = drift * rng.uniform(0.6, 1.4, _FOG_WAVES)
-    swept = (wave_x * np.cos(heading) + wave_y * np.sin(heading)) * pace * np.arange(count)[:, None]
-    along_x = wave_x * np.arange(0, width, _FOG_GRID_STEP)[:, None] / unit
-    along_y = wave_y * np.arange(0, height, _FOG_GRID_STEP)[:, None] / unit
-    rows = amplitude * np.exp(1j * (along_y + (phase - swept)[:, None]))
-    return (rows @ np.exp(1j * along_x).T).real
+def _blown(timeline: Timeline, wind: float, heading: float) -> float:
+    """Wind with its sign."""
+    drawn = 1 if timeline.rng().bit_generator.random_raw() & 1 else -1
+    return wind * (np.sign(heading) or drawn)
 
 
-def _blend(frames: np.ndarray, alpha: np.ndarray, colour: int, exposure: float = 1.0) -> None:
-    """In place: exposure * (1 - alpha) * frame + alpha * colour, alpha in 0..255."""
-    ramp = np.rint(np.arange(256) * (colour / 255)).astype(np.uint8)
-    for frame, plane in zip(frames, alpha, strict=True):
-        clear = cv2.cvtColor(cv2.bitwise_not(plane), cv2.COLOR_GRAY2RGB)
-        cv2.multiply(frame, clear, dst=frame, scale=exposure / 255)
-        cv2.add(frame, cv2.cvtColor(cv2.LUT(plane, ramp), cv2.COLOR_GRAY2RGB), dst=frame)
+def _lightning(timeline: Timeline, per_second: float) -> np.ndarray:
+    """(n,) in [0, 1]: light of strikes, each a flash and a weaker second one within a third of a second."""
+    rng = timeline.rng()
+    rng.random(64)
+    gaps = rng.exponential(1, 256) / max(per_second, 1e-9)
+    strikes = np.cumsum(gaps)
+    if timeline.seconds.size and timeline.seconds.max() > strikes[-1]:
+        strikes = np.concatenate([strikes + lap * strikes[-1] for lap in range(int(timeline.seconds.max() // strikes[-1]) + 1)])
+    since = timeline.seconds[:, None] - strikes
+    light = np.where(since >= 0, np.exp(-since.clip(0) / 0.05), 0)
+    again = np.where(since >= 0.16, 0.6 * np.exp(-(since - 0.16).clip(0) / 0.06), 0)
+    return np.rint((light + again).max(axis=1, initial=0).clip(0, 1) * 64) / 64
