@@ -11,6 +11,7 @@ from squall.algorithms.corruption.timeline import Timeline
 _WAVES = 4
 _FLAGS = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
 _DRIFT_HZ = (0.15, 0.9)
+_ZOOM_HZ = (0.3, 1.8)
 _DOUBLINGS = 4
 
 
@@ -20,13 +21,13 @@ def translation(frames: np.ndarray, timeline: Timeline, *, translation: float) -
     _move(frames, _path(timeline, _DRIFT_HZ) * (translation, translation, 0, 0))
 
 
-@corruption("camera", zoom=Parameter(lambda x: 0.6 * x, 0, 0.9))
+@corruption("camera", zoom=Parameter(lambda x: 0.85 * x, 0, 4))
 def zoom(frames: np.ndarray, timeline: Timeline, *, zoom: float) -> None:
     """The camera zooms in and out, by up to the factor 1 + `zoom` and 1 / (1 + `zoom`)."""
-    _move(frames, _path(timeline, _DRIFT_HZ) * (0, 0, 0, zoom))
+    _move(frames, _path(timeline, _ZOOM_HZ) * (0, 0, 0, zoom))
 
 
-@corruption("camera", rotation_deg=Parameter(lambda x: 40 * x, 0, 180))
+@corruption("camera", rotation_deg=Parameter(lambda x: 55 * x, 0, 180))
 def rotation(frames: np.ndarray, timeline: Timeline, *, rotation_deg: float) -> None:
     """The camera rolls about its axis, by up to `rotation_deg` degrees each way."""
     _move(frames, _path(timeline, _DRIFT_HZ) * (0, 0, rotation_deg, 0))
@@ -36,7 +37,7 @@ def rotation(frames: np.ndarray, timeline: Timeline, *, rotation_deg: float) -> 
     "camera",
     translation=Parameter(lambda x: 0.12 * x, 0, 2),
     rotation_deg=Parameter(lambda x: 8 * x, 0, 180),
-    zoom=Parameter(lambda x: 0.08 * x, 0, 0.9),
+    zoom=Parameter(lambda x: 0.08 * x, 0, 4),
     smoothness=Parameter(lambda x: 0.5, 0, 1),
 )
 def shake(frames: np.ndarray, timeline: Timeline, *, translation: float, rotation_deg: float, zoom: float,

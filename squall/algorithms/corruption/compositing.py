@@ -99,25 +99,26 @@ def _normal_quantiles() -> np.ndarray:
     return np.array([NormalDist().inv_cdf((byte + 0.5) / 256) for byte in range(256)])
 
 
-def drifting_field(rng: np.random.Generator, seconds: np.ndarray, height: int, width: int, *, step: int, drift: float,
-                   scale: float = 1.0, boil: float = 0.4, stretch: float = 1.0) -> np.ndarray:
-    """Smooth field of mean 0 and deviation about 1, carried along by one wind.
+def drifting_field(rng: np.random.Generator, seconds: np.ndarray, height: int, width: int, *, drift: float, scale: float = 1.0,
+                   boil: float = 0.4, stretch: float = 1.0) -> np.ndarray:
+    """Smooth field of mean 0 and deviation about 1, carried along by one wind, on a grid of some 28 points on the shorter side.
 
-    It is a sum of plane waves; each has a pace of its own, so that what drifts also forms and dissolves.
+    It is a sum of plane waves; each has a pace of its own, so that what drifts also forms and dissolves. The grid is coarse
+    enough for the product of waves to stay below the size from which BLAS would take more threads than a worker has.
 
     Args:
         seconds: (n,), when.
-        step: pixels between grid points.
         drift: speed, in shorter sides per second.
         scale: size of the largest structures, in shorter sides.
         boil: how much the waves' paces differ, relative.
         stretch: how much longer structures are sideways than upright.
 
     Returns:
-        (n, ceil(H / step), ceil(W / step)), float64.
+        (n, h, w), float64.
     """
     waves = 24
     unit = min(height, width)
+    step = max(8, unit // 28)
     heading = rng.uniform(-0.35, 0.35) + np.pi * rng.integers(2)  # sideways, as wind is
     direction, phase = rng.uniform(0, 2 * np.pi, (2, waves))
     pace = drift * rng.uniform(1 - boil, 1 + boil, waves)

@@ -19,20 +19,20 @@ RANDOM, RUNS, STRIDE = range(3)
 """Which tokens go: anywhere, in runs, or every n-th."""
 
 
-@corruption("mask", share=_SHARE, shade=_SHADE)
+@corruption("mask", share=Parameter(lambda x: 0.9 * x**3, 0, 1), shade=_SHADE)
 def mask_pixels(frames: np.ndarray, timeline: Timeline, *, share: float, shade: float) -> np.ndarray:
     """Each pixel of each frame is taken away with probability `share`."""
     height, width = frames.shape[1:3]
     size, slack = height * width, height * width // 4 + 97
-    random_bytes = np.frombuffer(timeline.rng().bytes(size + slack), np.uint8)
-    hidden = cv2.compare(random_bytes, round(256 * share) - 1, cv2.CMP_LE).ravel()
+    numbers = np.frombuffer(timeline.rng().bytes(2 * (size + slack)), np.uint16)  # read from another place in every frame
+    hidden = cv2.compare(numbers, round(65536 * share) - 1, cv2.CMP_LE).ravel()
     starts = (timeline.per_frame(1)[:, 0] % np.uint64(slack)).astype(int)
     opacity = np.stack([hidden[start : start + size] for start in starts]).reshape(frames.shape[:3])
     take_away(frames, opacity, shade)
     return opacity
 
 
-@corruption("mask", share=_SHARE, side_px=Parameter(lambda x: 16, 1, 4096), shade=_SHADE)
+@corruption("mask", share=Parameter(lambda x: 0.9 * x**2, 0, 1), side_px=Parameter(lambda x: 16, 1, 4096), shade=_SHADE)
 def mask_blocks(frames: np.ndarray, timeline: Timeline, *, share: float, side_px: float, shade: float) -> np.ndarray:
     """Of a grid of blocks of `side_px` pixels, the share `share` is taken away, other ones in every frame."""
     side = int(side_px)

@@ -17,7 +17,7 @@ from squall.algorithms.corruption.registry import Parameter, corruption
 from squall.algorithms.corruption.timeline import Timeline
 
 _COVERAGE = Parameter(lambda x: 0.7 * x, 0, 0.95)
-_SIDE = Parameter(lambda x: 0.25, 0.02, 1)
+_SIDE = Parameter(lambda x: 0.1 + 0.2 * x, 0.02, 1)
 _DEVIATION = Parameter(lambda x: 0.25, 0, 1)
 _SHADE = Parameter(lambda x: 24, 0, 255)
 _BATCH = 16
@@ -48,7 +48,7 @@ def blocks_dynamic(frames: np.ndarray, timeline: Timeline, *, coverage: float, s
 @corruption(
     "occlusion",
     coverage=Parameter(lambda x: 0.7 * x, 0, 0.9),
-    size=Parameter(lambda x: 0.09 + 0.05 * x, 0.01, 0.5),
+    size=Parameter(lambda x: 0.05 + 0.09 * x, 0.01, 0.5),
 )
 def lens_drops(frames: np.ndarray, timeline: Timeline, *, coverage: float, size: float) -> np.ndarray:
     """Water drops on the lens, out of focus: each shows the scene upside down and small, darker to its rim, with a glint.

@@ -11,7 +11,6 @@ from squall.algorithms.corruption.timeline import Timeline
 
 _V = np.linspace(0, 1, 256)
 _BLOOM_STEP = 8
-_SHADOW_STEP = 8
 
 
 @corruption(
@@ -76,7 +75,7 @@ def overexposure(frames: np.ndarray, timeline: Timeline, *, gain: float, lift: f
 
 @corruption(
     "photometric",
-    depth=Parameter(lambda x: 0.35 + 0.55 * x, 0, 1),
+    depth=Parameter(lambda x: 0.06 + 0.86 * x, 0, 1),
     share=Parameter(lambda x: 0.3 + 0.3 * x, 0, 1),
     softness=Parameter(lambda x: 0.25, 0.01, 2),
     size=Parameter(lambda x: 0.9, 0.05, 10),
@@ -90,8 +89,7 @@ def shadow(frames: np.ndarray, timeline: Timeline, *, depth: float, share: float
     per second; `size` is that of the largest, in shorter sides.
     """
     height, width = frames.shape[1:3]
-    field = drifting_field(timeline.rng(), timeline.seconds, height, width, step=_SHADOW_STEP, drift=drift, scale=size,
-                           boil=0.15)
+    field = drifting_field(timeline.rng(), timeline.seconds, height, width, drift=drift, scale=size, boil=0.15)
     threshold = np.interp(1 - share, *_normal_quantile_table())
     covered = ((field - threshold) / softness + 0.5).clip(0, 1)
     covered = covered * covered * (3 - 2 * covered)

@@ -139,8 +139,8 @@ def check_spec(spec: CorruptionSpec, count: int | None = None) -> Kind:
                           f" Families: {', '.join(families)}")
     if not (is_number(spec.severity) and 0 <= spec.severity <= 1):
         raise ConfigError(f"corruption '{spec.kind}': severity = {spec.severity!r}: expected a number from 0 to 1")
-    if not isinstance(spec.seed, int) or isinstance(spec.seed, bool) or spec.seed < 0:
-        raise ConfigError(f"corruption '{spec.kind}': seed = {spec.seed!r}: expected an integer of 0 or more")
+    if not isinstance(spec.seed, int) or isinstance(spec.seed, bool) or not 0 <= spec.seed < 2**63:
+        raise ConfigError(f"corruption '{spec.kind}': seed = {spec.seed!r}: expected an integer from 0 to 2^63 - 1")
     if spec.calibration not in (0, CALIBRATION):
         raise ConfigError(f"corruption '{spec.kind}': calibration = {spec.calibration!r}: this version of Squall has"
                           f" {CALIBRATION}, and 0 for none; render with the version that made the spec, or make it anew")

@@ -33,7 +33,7 @@ def noise(frames: np.ndarray, timeline: Timeline, *, shot: float, read: float) -
         cv2.subtract(frame, darker, dst=frame)
 
 
-@corruption("sensor", whole_clip=True, crf=Parameter(lambda x: 24 + 27 * x, 0, 51), bitrate_kbps=Parameter(lambda x: 0, 0, 1e6),
+@corruption("sensor", whole_clip=True, crf=Parameter(lambda x: 18 + 33 * x, 0, 51), bitrate_kbps=Parameter(lambda x: 0, 0, 1e6),
             gop_frames=Parameter(lambda x: 250, 1, 10_000))
 def compression(frames: np.ndarray, timeline: Timeline, *, crf: float, bitrate_kbps: float, gop_frames: float) -> None:
     """Real H.264: the clip is encoded and decoded, at a quality `crf` (51 is worst) or, above 0, at `bitrate_kbps`.

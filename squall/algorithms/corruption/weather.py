@@ -14,7 +14,6 @@ from squall.algorithms.corruption.particles import Fall, draw, fall
 from squall.algorithms.corruption.registry import Parameter, corruption
 from squall.algorithms.corruption.timeline import Timeline
 
-_FOG_STEP = 4
 _HEADING = Parameter(lambda x: 0, -1, 1)
 """-1: the wind blows to the left, 1: to the right, 0: the seed says."""
 _EXPOSURE = Parameter(lambda x: 1 / 60, 0, 1)
@@ -22,15 +21,15 @@ _EXPOSURE = Parameter(lambda x: 1 / 60, 0, 1)
 
 @corruption(
     "weather",
-    density=Parameter(lambda x: 60 + 280 * x, 0, 5000),
+    density=Parameter(lambda x: 20 + 480 * x, 0, 5000),
     speed=Parameter(lambda x: 6.0, 0, 50),
     wind=Parameter(lambda x: 0.6, 0, 50),
     heading=_HEADING,
     gust=Parameter(lambda x: 0.3, 0, 1),
     exposure_s=_EXPOSURE,
-    size=Parameter(lambda x: 0.008 + 0.006 * x, 0, 0.2),
-    opacity=Parameter(lambda x: 0.30 + 0.35 * x, 0, 1),
-    veil=Parameter(lambda x: 0.22 * x, 0, 1),
+    size=Parameter(lambda x: 0.008 + 0.007 * x, 0, 0.2),
+    opacity=Parameter(lambda x: 0.2 + 0.6 * x, 0, 1),
+    veil=Parameter(lambda x: 0.9 * x, 0, 1),
     near=Parameter(lambda x: 1.5, 0.1, 100),
     far=Parameter(lambda x: 8, 0.1, 1000),
 )
@@ -42,15 +41,15 @@ def light_rain(frames: np.ndarray, timeline: Timeline, *, veil: float, **world: 
 
 @corruption(
     "weather",
-    density=Parameter(lambda x: 100 + 420 * x, 0, 5000),
+    density=Parameter(lambda x: 20 + 500 * x, 0, 5000),
     speed=Parameter(lambda x: 8.5, 0, 50),
     wind=Parameter(lambda x: 1.5, 0, 50),
     heading=_HEADING,
     gust=Parameter(lambda x: 0.4, 0, 1),
     exposure_s=_EXPOSURE,
     size=Parameter(lambda x: 0.010 + 0.010 * x, 0, 0.2),
-    opacity=Parameter(lambda x: 0.35 + 0.4 * x, 0, 1),
-    veil=Parameter(lambda x: 0.5 * x, 0, 1),
+    opacity=Parameter(lambda x: 0.25 + 0.5 * x, 0, 1),
+    veil=Parameter(lambda x: 0.8 * x, 0, 1),
     near=Parameter(lambda x: 1.2, 0.1, 100),
     far=Parameter(lambda x: 8, 0.1, 1000),
 )
@@ -62,14 +61,14 @@ def heavy_rain(frames: np.ndarray, timeline: Timeline, *, veil: float, **world: 
 
 @corruption(
     "weather",
-    density=Parameter(lambda x: 120 + 480 * x, 0, 5000),
+    density=Parameter(lambda x: 20 + 580 * x, 0, 5000),
     speed=Parameter(lambda x: 9.0, 0, 50),
     wind=Parameter(lambda x: 5 + 3 * x, 0, 50),
     heading=_HEADING,
     gust=Parameter(lambda x: 0.6, 0, 1),
     exposure_s=_EXPOSURE,
     size=Parameter(lambda x: 0.010 + 0.010 * x, 0, 0.2),
-    opacity=Parameter(lambda x: 0.35 + 0.4 * x, 0, 1),
+    opacity=Parameter(lambda x: 0.2 + 0.55 * x, 0, 1),
     veil=Parameter(lambda x: 0.55 * x, 0, 1),
     darkness=Parameter(lambda x: 0.55 * x, 0, 1),
     sheets=Parameter(lambda x: 0.35 * x, 0, 1),
@@ -90,16 +89,16 @@ def storm(frames: np.ndarray, timeline: Timeline, *, veil: float, darkness: floa
 
 @corruption(
     "weather",
-    density=Parameter(lambda x: 60 + 400 * x, 0, 5000),
+    density=Parameter(lambda x: 10 + 490 * x, 0, 5000),
     speed=Parameter(lambda x: 1.1, 0, 50),
     wind=Parameter(lambda x: 0.5 + 0.6 * x, 0, 50),
     heading=_HEADING,
     gust=Parameter(lambda x: 0.5, 0, 1),
     exposure_s=Parameter(lambda x: 1 / 120, 0, 1),
-    size=Parameter(lambda x: 0.022 + 0.012 * x, 0, 0.5),
-    opacity=Parameter(lambda x: 0.75 + 0.25 * x, 0, 1),
+    size=Parameter(lambda x: 0.018 + 0.018 * x, 0, 0.5),
+    opacity=Parameter(lambda x: 0.5 + 0.5 * x, 0, 1),
     sway=Parameter(lambda x: 0.08, 0, 2),
-    veil=Parameter(lambda x: 0.5 * x, 0, 1),
+    veil=Parameter(lambda x: 0.65 * x, 0, 1),
     near=Parameter(lambda x: 0.9, 0.1, 100),
     far=Parameter(lambda x: 6, 0.1, 1000),
 )
@@ -121,15 +120,15 @@ def snow(frames: np.ndarray, timeline: Timeline, *, density: float, speed: float
 
 @corruption(
     "weather",
-    density=Parameter(lambda x: 40 + 220 * x, 0, 5000),
+    density=Parameter(lambda x: 10 + 320 * x, 0, 5000),
     speed=Parameter(lambda x: 13.0, 0, 60),
     wind=Parameter(lambda x: 1.0 + 1.5 * x, 0, 50),
     heading=_HEADING,
     gust=Parameter(lambda x: 0.3, 0, 1),
     exposure_s=Parameter(lambda x: 1 / 400, 0, 1),
-    size=Parameter(lambda x: 0.014 + 0.016 * x, 0, 0.5),
-    opacity=Parameter(lambda x: 0.8 + 0.2 * x, 0, 1),
-    veil=Parameter(lambda x: 0.35 * x, 0, 1),
+    size=Parameter(lambda x: 0.012 + 0.022 * x, 0, 0.5),
+    opacity=Parameter(lambda x: 0.6 + 0.4 * x, 0, 1),
+    veil=Parameter(lambda x: 0.7 * x, 0, 1),
     near=Parameter(lambda x: 0.9, 0.1, 100),
     far=Parameter(lambda x: 6, 0.1, 1000),
 )
@@ -163,8 +162,8 @@ def fog(frames: np.ndarray, timeline: Timeline, *, optical_depth: float, ground:
     frame, `drift` the speed of the banks in shorter sides per second.
     """
     height, width = frames.shape[1:3]
-    banks = drifting_field(timeline.rng(), timeline.seconds, height, width, step=_FOG_STEP, drift=drift, scale=1.2, stretch=2.0)
-    row = np.arange(0, height, _FOG_STEP) / height
+    banks = drifting_field(timeline.rng(), timeline.seconds, height, width, drift=drift, scale=1.2, stretch=2.0)
+    row = np.arange(banks.shape[1]) / banks.shape[1]
     nearer = ((row - horizon) / max(1 - horizon, 1e-3)).clip(0, 1)
     thickness = optical_depth * (1 - ground * nearer)[:, None] * (1 + patchiness * banks).clip(0)
     layer = enlarge(np.rint(255 * (1 - np.exp(-thickness))).astype(np.uint8), height, width)
@@ -188,7 +187,7 @@ def _rain(frames: np.ndarray, timeline: Timeline, *, density: float, speed: floa
 def _add_sheets(layer: np.ndarray, timeline: Timeline, wind: float, sheets: float) -> None:
     """Curtains of distant rain that the wind carries past, over and between the streaks."""
     height, width = layer.shape[1:]
-    field = drifting_field(timeline.rng(), timeline.seconds, height, width, step=8, drift=abs(wind) / 6, scale=0.8, stretch=0.4)
+    field = drifting_field(timeline.rng(), timeline.seconds, height, width, drift=abs(wind) / 6, scale=0.8, stretch=0.4)
     curtain = enlarge(np.rint(255 * sheets * (0.5 + 0.35 * field).clip(0, 1)).astype(np.uint8), height, width)
     np.maximum(layer, curtain, out=layer)
 

@@ -70,7 +70,7 @@ def test_what_a_text_lacks_is_named(text, missing):
     (lambda: make_spec("snow", 0.5, 1, size=float("nan")), "'snow': size = nan: expected a number from 0 to 0.5"),
     (lambda: make_spec("dusk", -0.1, 1), "severity = -0.1: expected a number from 0 to 1"),
     (lambda: make_spec("dusk", True, 1), "severity = True: expected a number from 0 to 1"),
-    (lambda: make_spec("dusk", 0.5, -1), "seed = -1: expected an integer of 0 or more"),
+    (lambda: make_spec("dusk", 0.5, -1), "seed = -1: expected an integer from 0 to 2^63 - 1"),
     (lambda: render(real_frames(), CorruptionSpec("wether", "fog", 0.5, 1)), "its family is 'weather', not 'wether'"),
     (lambda: find_kind("no.such:thing"), "'no.such:thing': No module named 'no'. Expected module:function, importable here"),
     (lambda: find_kind("math:tau"), "'math:tau': tau is a float, not a function"),
