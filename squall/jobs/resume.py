@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import errno
 import shlex
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +22,6 @@ FREE = ("resume", "name", "output", "steps", "max_staleness", "ray_address", "da
         "learner.vision_cache_mib", "learner.start_timeout_s", "learner.step_timeout_s", f"{OPTIMISER}.zero_stage",
         f"{OPTIMISER}.offload_optimiser")
 """Keys that a resumed run may change: where, how fast and how long it runs, what is kept. Others would make it another run."""
-FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class StopRequested(Exception):
