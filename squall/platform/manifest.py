@@ -39,6 +39,8 @@ class Manifest:
     path: Path
     samples: tuple[VideoSample, ...]
     rejected: tuple[Rejection, ...]
+    lines: tuple[int, ...] = ()
+    """Where each sample stands, as `read_records` counts."""
 
 
 def load_manifest(
@@ -57,15 +59,17 @@ def load_manifest(
     file = Path(path)
     root = Path(normpath((Path(media_root) if media_root is not None else file.parent).absolute()))
     samples: list[VideoSample] = []
+    lines: list[int] = []
     rejected: list[Rejection] = []
     lines_by_id: dict[str, int] = {}
-    for line, record in _read_records(file):
+    for line, record in read_records(file):
         fallback_id = f"{file.stem}:{line}"
         try:
             sample = _parse(record, fallback_id, root)
             if (first := lines_by_id.setdefault(sample.id, line)) != line:
                 _reject(sample.id, "duplicate_id", f"id already used on line {first}; give every record its own id")
             samples.append(sample)
+            lines.append(line)
         except DataError as error:
             sample_id = error.sample_id or fallback_id
             message = f"{file}:{line}: sample {sample_id}: {error}"
@@ -75,7 +79,7 @@ def load_manifest(
     if not samples:
         raise DataError(f"{file}: no records; write at least one (the format is described in docs/data.md)",
                         reason="empty_manifest")
-    return Manifest(file, tuple(samples), tuple(rejected))
+    return Manifest(file, tuple(samples), tuple(rejected), tuple(lines))
 
 
 def write_manifest(path: str | Path, records: Iterable[Mapping[str, Any]]) -> None:
@@ -97,8 +101,12 @@ def epoch_order(samples: Sequence[VideoSample], run_seed: int, epoch: int) -> li
     return sorted(range(len(samples)), key=keys.__getitem__)
 
 
-def _read_records(file: Path) -> Iterator[tuple[int, Any]]:
-    """Yield (line, record); a record is a DataError where that line cannot be read."""
+def read_records(file: Path) -> Iterator[tuple[int, Any]]:
+    """Yield (line, record) as they stand in a manifest; a record is a DataError where that line cannot be read.
+
+    Raises:
+        DataError: the file is missing, of an unknown kind, or unreadable as a whole.
+    """
     readers = {".json": _read_json, ".jsonl": _read_jsonl, ".parquet": _read_parquet}
     reader = readers.get(file.suffix.lower())
     if reader is None:

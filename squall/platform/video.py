@@ -12,7 +12,7 @@ from collections import OrderedDict
 from collections.abc import Iterator
 from fractions import Fraction
 from pathlib import Path
-from typing import Self
+from typing import Any, Self
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -143,18 +143,27 @@ def encode_video(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18
     import av
 
     file = Path(path)
-    problem = _encoding_problem(frames, fps)
+    problem = encoding_problem(frames, fps)
     if problem:
         raise DataError(f"{file}: cannot encode: {problem}", reason="encode_error")
-    with _replacing(file) as temporary, av.open(str(temporary), "w", format="mp4") as container:
+    with replacing(file) as temporary, av.open(str(temporary), "w", format="mp4") as container:
         rate = Fraction(fps).limit_denominator(10_000)
-        stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf)})
-        stream.height, stream.width = frames.shape[1:3]
-        stream.pix_fmt = "yuv420p"
-        stream.thread_count = num_threads
+        stream = add_h264_stream(container, frames.shape[1:3], rate, crf, "medium", num_threads)
         for frame in frames:
             container.mux(stream.encode(av.VideoFrame.from_ndarray(np.ascontiguousarray(frame), format="rgb24")))
         container.mux(stream.encode(None))
+
+
+def add_h264_stream(container: Any, size: tuple[int, int], rate: Fraction, crf: int, preset: str, num_threads: int) -> Any:
+    """Add an H.264 yuv420p stream of (height, width) to a PyAV container; its pixels are marked as what they are, BT.601."""
+    from av.video.reformatter import ColorRange, Colorspace
+
+    stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": preset})
+    stream.height, stream.width = size
+    stream.pix_fmt = "yuv420p"
+    stream.codec_context.colorspace, stream.codec_context.color_range = Colorspace.SMPTE170M, ColorRange.MPEG
+    stream.thread_count = num_threads
+    return stream
 
 
 class ClipCache:
@@ -217,7 +226,7 @@ class ClipCache:
 
         header = {"fps": clip.fps, "source_fps": clip.source_fps, "source_indices": clip.source_indices,
                   "content_hash": clip.content_hash, "media_type": clip.media_type}
-        with _replacing(file) as temporary:
+        with replacing(file) as temporary:
             save_file({"frames": clip.frames}, temporary, metadata={"clip": json.dumps(header)})
         self._bytes_until_trim -= clip.frames.nbytes
         if self._bytes_until_trim <= 0:
@@ -280,7 +289,7 @@ def _resize(frames: np.ndarray, sampling: FrameSampling, file: Path, sample_id: 
     return np.stack([cv2.resize(frame, (width, height), interpolation=method) for frame in frames])
 
 
-def _encoding_problem(frames: np.ndarray, fps: float) -> str | None:
+def encoding_problem(frames: np.ndarray, fps: float) -> str | None:
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         return f"expected uint8 frames (T, H, W, 3), got {frames.dtype} {frames.shape}"
     if not len(frames):
@@ -294,7 +303,7 @@ def _encoding_problem(frames: np.ndarray, fps: float) -> str | None:
 
 
 @contextlib.contextmanager
-def _replacing(file: Path) -> Iterator[Path]:
+def replacing(file: Path) -> Iterator[Path]:
     """A neighbouring name to write to; it takes the place of `file` when all went well and is deleted when not."""
     temporary = file.with_name(f".{file.name}.{secrets.token_hex(4)}")
     try:

@@ -1,0 +1,71 @@
+"""What `squall corrupt --list` and `--check` print."""
+
+from __future__ import annotations
+
+import math
+import os
+import sys
+from itertools import groupby
+
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from squall.algorithms.corruption import KINDS, STANDARD_KINDS, Kind, make_spec
+from squall.algorithms.corruption.check import check_kind
+
+MARKS = {"passed": ("✓", "green"), "failed": ("✗", "bold red"), "note": ("·", "yellow")}
+SHOWN_SEVERITIES = (0.2, 0.8)
+
+
+def print_kinds(console: Console) -> int:
+    """Every kind by family: what it does, and its parameters with what they may be and what two severities make them."""
+    low, high = SHOWN_SEVERITIES
+    kinds = sorted(KINDS.values(), key=lambda kind: kind.family)  # stable: within a family as declared
+    for family, members in groupby(kinds, key=lambda kind: kind.family):
+        table = Table(box=None, show_header=False, pad_edge=False, padding=(0, 2, 0, 0))
+        table.add_column(no_wrap=True)
+        table.add_column(overflow="fold")
+        for kind in members:
+            mark = "*" if kind.name in STANDARD_KINDS else " "
+            table.add_row(Text(f"{mark} {kind.name}", "bold"), Text(kind.summary))
+            table.add_row("", Text(describe_parameters(kind), "dim"))
+        console.print(Text(f"\n{family}", "bold cyan"))
+        console.print(table)
+    console.print(f"\n* kinds=standard. Parameters: [smallest..largest] = value at severity {low:g} -> {high:g}, set by name: "
+                  'spec="fog 0.5 drift=0.1". Every kind takes severity (0 to 1), seed and frames=START:STOP; '
+                  '"night 0.4 + fog 0.3" is one after the other.', highlight=False, markup=False)
+    return 0
+
+
+def describe_parameters(kind: Kind) -> str:
+    """``optical_depth [0..20] = 0.52 -> 2.08``, for every parameter."""
+    low, high = (kind.resolve(make_spec(kind.name, severity, 0)) for severity in SHOWN_SEVERITIES)
+    parts = []
+    for name, parameter in kind.parameters.items():
+        values = f"{low[name]:.3g}" if low[name] == high[name] else f"{low[name]:.3g} -> {high[name]:.3g}"
+        limits = [f"{value:g}" if math.isfinite(value) else "" for value in (parameter.minimum, parameter.maximum)]
+        parts.append(f"{name} [{'..'.join(limits)}] = {values}")
+    return ", ".join(parts) or "no parameters"
+
+
+def print_check(name: str, console: Console) -> int:
+    """Check a kind and print a line for each property. Returns 0 when none failed, else 1."""
+    if os.getcwd() not in sys.path:
+        sys.path.insert(0, os.getcwd())
+    results = check_kind(name)
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    table.add_column("check", no_wrap=True)
+    table.add_column("", no_wrap=True)
+    table.add_column("what was found", overflow="fold")
+    for result in results:
+        mark, style = MARKS[result.status]
+        table.add_row(result.name, Text(mark, style), Text(result.message))
+    console.print(table)
+    failed = sum(result.status == "failed" for result in results)
+    verdict = f"{failed} of {len(results)} checks failed" if failed else "can be used: no check failed"
+    if results[-1].status == "failed" and results[-1].name in ("found", "called"):
+        verdict += "; the others could not be tried"
+    console.print(f"{name}: {verdict}", soft_wrap=True, highlight=False, markup=False)
+    return 1 if failed else 0
