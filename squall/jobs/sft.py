@@ -69,11 +69,10 @@ def run(config: SFTJobConfig) -> int:
 
 def train(config: SFTJobConfig) -> Path:
     """As `run`; returns the last checkpoint."""
-    session = Session(config, "train sft", config.steps)
-    kinds = (config.corruption or config.heldout_corruption).kinds
-    questions = session.questions(config.evaluation, kinds)
-    stream = TargetStream(config, session.manifest, session.model_path, session.resumed.state.get("cursor", 0))
-    with session:
+    with Session(config, "train sft", config.steps) as session:
+        kinds = (config.corruption or config.heldout_corruption).kinds
+        questions = session.questions(config.evaluation, kinds)
+        stream = TargetStream(config, session.manifest, session.model_path, session.resumed.state.get("cursor", 0))
         session.start(demands(config), plan(config))
         sampler = session.start_sampler(RewardConfig(), engines=bool(questions))
         learner = session.start_learner(config.learner, "sft")

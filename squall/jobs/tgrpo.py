@@ -122,9 +122,8 @@ def run(config: TGRPOJobConfig) -> int:
     sampling, learning = config.learn_only is None, not config.rollouts_only
     if config.plan:
         return show_plan(config, plan(config), demands(config))
-    session = Session(config, "train tgrpo", config.steps)
-    questions = session.questions(config.evaluation, config.corruption.kinds) if sampling and learning else []
-    with session:
+    with Session(config, "train tgrpo", config.steps) as session:
+        questions = session.questions(config.evaluation, config.corruption.kinds) if sampling and learning else []
         session.start(demands(config), plan(config))
         sampler = session.start_sampler(config.rewards, engines=sampling)
         learner = None

@@ -163,7 +163,19 @@ def test_what_the_cluster_refuses_is_one_clear_line(head: Head, manifest: Path, 
     job = squall("submit", "--address", head[0], *TRAIN, f"data.train={manifest}", *words, folder=tmp_path)
     output, _ = job.communicate(timeout=120)
     assert job.returncode == 2 and message in output and "Traceback" not in output
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 30 and not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.parametrize("words", [["train", "tgrpo", "@demo", "evaluation.manifest=null"], ["tune", "sweep.yaml"]])
+def test_a_cluster_that_does_not_answer_is_one_clear_line_and_no_folder(manifest: Path, tmp_path: Path,
+                                                                       words: list[str]) -> None:
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    started = time.monotonic()
+    job = squall(*words, f"data.train={manifest}", "ray_address=127.0.0.1:1", folder=tmp_path)
+    output, _ = job.communicate(timeout=60)
+    assert job.returncode == 2 and "no Ray cluster answers at 127.0.0.1:1 (Connection refused)" in output
+    assert "Traceback" not in output and " W " not in output  # Ray's own warnings
+    assert time.monotonic() - started < 30 and not list(tmp_path.glob("runs/*"))
 
 
 def test_a_secret_is_given_once_and_shown_nowhere(head: Head) -> None:
