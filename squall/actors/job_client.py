@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import secrets as random_names
@@ -151,6 +152,7 @@ def follow(client: JobSubmissionClient, job: str) -> None:
         async for text in client.tail_job_logs(job):
             print(text, end="", flush=True)
 
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it tells with which code a stream closed
     try:
         asyncio.run(tail())
     except RuntimeError as error:

@@ -121,7 +121,7 @@ def test_a_submitted_run_is_followed_to_its_end_and_its_gauges_are_served(head: 
     output, _ = job.communicate(timeout=240)
     watcher.join()
     assert job.returncode == 0, output
-    assert "step 3/3" in output and "job short-run succeeded" in output
+    assert "step 3/3" in output and "job short-run succeeded" in output and "WebSocket" not in output
     run = tmp_path / "runs" / "short-run"
     assert (run / "report.html").is_file() and "job: train tgrpo" in (run / "config.yaml").read_text()
     assert {"squall_phase/engines", "squall_worker_state/engine-0/healthy", "squall_accuracy/clean", "squall_tokens_per_s",
