@@ -64,7 +64,7 @@ class SweepWatch(tune.Callback):
                              for result in results])
         self._write(rows)
         table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-        for name in ("trial", self._metric, "step", "state", *self._keys):
+        for name in ("trial", self._metric, "step", "state", *short_names(self._keys)):
             table.add_column(name, no_wrap=name == "trial", justify="left" if name in ("trial", "state") else "right")
         for row in rows:
             value = "" if row["value"] is None else f"{row['value']:.4f}"
@@ -83,6 +83,12 @@ class SweepWatch(tune.Callback):
             "state": state or ("failed" if error else "pruned" if pruned else "finished"),
             "error": cause(error) if error else None,
         }
+
+
+def short_names(keys: Sequence[str]) -> list[str]:
+    """Dotted keys by their last part, where that tells them apart."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return last if len(set(last)) == len(last) else list(keys)
 
 
 def _error(trial: Any) -> BaseException | None:

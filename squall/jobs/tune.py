@@ -22,7 +22,7 @@ from squall.platform.config import Config, read_yaml, set_key, validate
 from squall.platform.errors import ConfigError, ResourceError, SquallError, nearest
 from squall.platform.remote import Output, RemoteCopy, local_folder, open_remote
 from squall.platform.report.sweep import Trial, write_sweep_page
-from squall.platform.runs import RunDirectory, append_line, default_name, to_json, utc_now, write_text
+from squall.platform.runs import RunDirectory, append_line, default_name, from_here, to_json, utc_now, write_text
 from squall.platform.tracking import read_metrics
 
 SLOTS = "node:__internal_head__"
@@ -276,7 +276,7 @@ def write_results(config: TuneConfig, folder: Path, rows: Sequence[Mapping[str, 
     write_sweep_page(
         folder / "sweep.html", title=folder.name, metric=sweep.metric, mode=sweep.mode, logarithmic=logarithmic,
         trials=[trial_of(row, folder / "trials", sweep.metric) for row in rows], facts=facts,
-        command=f"squall tune {folder / 'sweep.yaml'} name=ANOTHER")
+        command=f"squall tune {from_here(folder / 'sweep.yaml')} name=ANOTHER")
 
 
 def trial_of(row: Mapping[str, Any], runs: Path, metric: str) -> Trial:
@@ -298,9 +298,10 @@ def _write_best(config: TuneConfig, job: Job, folder: Path, rows: Sequence[Mappi
     values = {"job": job.name, **with_values(config.values, best["values"])}
     head = f"# {best['name']}: {config.sweep.metric} {best['value']:.4f}, the best of {len(rows)} trials\n"
     write_text(folder / "best.yaml", head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-    print(f"page: {folder / 'sweep.html'}")
-    print(f"best: {best['name']}; run it with: squall {job.name} {folder / 'best.yaml'}\n"
-          f"its own checkpoints: {folder}/trials/{best['run']}/checkpoints")
+    here = from_here(folder)
+    print(f"page: {here / 'sweep.html'}")
+    print(f"best: {best['name']}; run it with: squall {job.name} {here / 'best.yaml'}\n"
+          f"its own checkpoints: {here}/trials/{best['run']}/checkpoints")
     if best["run"] != best["name"]:
         print("PBT changed its values on the way; best.yaml has the last ones: to run it is another run than the one that won")
     return 0

@@ -233,6 +233,11 @@ class RunDirectory:
         return len(again)
 
 
+def from_here(path: Path) -> Path:
+    """A path as a command shows it: from the working folder on, when it is below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
+
+
 def checkpoint_step(path: Path) -> int:
     """The step in a checkpoint's name. Raises SquallError when it has another form."""
     match = _CHECKPOINT.fullmatch(path.name)
