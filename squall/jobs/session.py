@@ -490,11 +490,10 @@ class Session:
                                                              for n, v in figures.items()))
         return answers
 
-    def evaluate_if_due(self, questions: Sequence[GroupPlan], evaluation: heldout.EvaluationConfig) -> None:
-        """Ask the held-out questions in the middle of training, every `evaluation.every_steps`."""
+    def evaluation_due(self, evaluation: heldout.EvaluationConfig) -> bool:
+        """Whether the held-out questions are to be asked in the middle of training, every `evaluation.every_steps`."""
         every = evaluation.every_steps
-        if every and self.steps_done % every == 0 and self.steps_done < self._total_steps:
-            self.evaluate(questions, self.steps_done)
+        return bool(every) and self.steps_done % every == 0 and self.steps_done < self._total_steps
 
     def _earlier_answers(self, step: int) -> heldout.HeldOutAnswers | None:
         try:

@@ -77,10 +77,13 @@ def train(config: SFTJobConfig) -> Path:
         sampler = session.start_sampler(RewardConfig(), engines=bool(questions))
         learner = session.start_learner(config.learner, "sft")
         with session.stops_well(learner, stream.state):
-            before = session.evaluate(questions, step=0)
+            before = session.evaluate(questions, step=session.first_step)
             with session.progress.phase("train"):
                 for step in range(session.steps_done, config.steps):
                     train_step(session, stream, sampler, learner, step)
+                    if questions and session.evaluation_due(config.evaluation):
+                        sampler.update_weights(step + 1)
+                        session.evaluate(questions, step + 1)
             if questions:
                 sampler.update_weights(config.steps)
             after = session.evaluate(questions, step=config.steps)
@@ -95,7 +98,7 @@ def demands(config: SFTJobConfig) -> list[Demand]:
 
 
 def train_step(session: Session, stream: TargetStream, sampler: GroupSampler, learner: Learner, step: int) -> None:
-    """Prepare clips, learn, record. Engines are not needed until the last step is done."""
+    """Prepare clips, learn, record. Engines are needed for held-out questions alone."""
     session.check_stop()
     session.begin_step()
     with session.phase("corrupt"):

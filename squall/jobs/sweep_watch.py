@@ -26,6 +26,7 @@ class SweepWatch(tune.Callback):
                  write: Callable[[list[Row]], None]) -> None:
         """`write` gets all rows, the best trial first."""
         self._metric, self._mode, self._keys, self._total_steps, self._write = metric, mode, tuple(keys), total_steps, write
+        self._last: dict[str, tuple[float | None, float]] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial starts, or goes on."""
@@ -33,7 +34,8 @@ class SweepWatch(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any) -> None:
         """A trial has logged the metric."""
-        if self._metric in result:
+        if self._metric in result and self._last.get(str(trial)) != (seen := (result.get("step"), result[self._metric])):
+            self._last[str(trial)] = seen  # the end of a trial brings its last result once more
             self._print(trial, f"step {result.get('step', 0):.0f}: {self._metric} {result[self._metric]:.4f}")
             self._show(trials)
 

@@ -136,7 +136,8 @@ def run(config: TGRPOJobConfig) -> int:
             with session.progress.phase("train"):
                 for step in range(session.steps_done, config.steps):
                     train_step(config, session, stream, sampler, learner, step)
-                    session.evaluate_if_due(questions, config.evaluation)
+                    if session.evaluation_due(config.evaluation):
+                        session.evaluate(questions, step + 1)
             after = session.evaluate(questions, step=config.steps)
             session.finish(before, after)
     return 0

@@ -319,8 +319,10 @@ def trial_name(sweep: str, trial: Any) -> str:
 
 def _searcher(sweep: SweepConfig, at_once: int) -> Any:
     if sweep.search == "optuna":
+        import optuna
         from ray.tune.search.optuna import OptunaSearch
 
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it says of every study that it made one
         return OptunaSearch(metric=sweep.metric, mode=sweep.mode, seed=sweep.seed)
     from ray.tune.search import BasicVariantGenerator
 
