@@ -15,6 +15,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from statistics import mean
 from typing import Any
@@ -33,16 +34,18 @@ def main() -> None:
     parser.add_argument("sweep", type=Path, help="a finished sweep's folder")
     parser.add_argument("--manifest", type=Path, default=Path("data/embedded/test.jsonl"), help="held-out questions")
     parser.add_argument("--questions", type=int, default=1000, help="how many of them")
+    parser.add_argument("--seeds", type=int, nargs="+", default=SEEDS, help="seeds that the sweep did not use")
     options = parser.parse_args()
+    seeds = options.seeds
     config = load_config(TuneConfig, options.sweep / "sweep.yaml")
     default = options.sweep / "default.yaml"
     default.write_text(yaml.safe_dump({"job": config.job, **config.values}, sort_keys=False), encoding="utf-8")
     files = {"default": default, "winner": options.sweep / "best.yaml"}
-    runs = {(name, seed): run_once(config.job, name, file, seed, options) for seed in SEEDS for name, file in files.items()}
-    table = markdown(runs)
+    runs = {(name, seed): run_once(config.job, name, file, seed, options) for seed in seeds for name, file in files.items()}
+    table = markdown(runs, seeds)
     (options.sweep / "winner.md").write_text(table, encoding="utf-8")
     print(table)
-    leads = {branch: [100 * (runs["winner", seed][branch]["diff"] - runs["default", seed][branch]["diff"]) for seed in SEEDS]
+    leads = {branch: [100 * (runs["winner", seed][branch]["diff"] - runs["default", seed][branch]["diff"]) for seed in seeds]
              for branch in ("corrupted", "clean")}
     print(json.dumps({f"lead_{branch}": {"mean": round(mean(lead), 2), "min": round(min(lead), 2), "max": round(max(lead), 2)}
                       for branch, lead in leads.items()}))
@@ -61,16 +64,16 @@ def run_once(job: str, name: str, file: Path, seed: int, options: argparse.Names
     return json.loads((run / "results.json").read_text(encoding="utf-8"))
 
 
-def markdown(runs: dict[tuple[str, int], dict[str, Any]]) -> str:
+def markdown(runs: dict[tuple[str, int], dict[str, Any]], seeds: Sequence[int]) -> str:
     """Every run in a row, and the means over seeds."""
     lines = ["| configuration | seed | corrupted, points | clean, points |", "| --- | --- | --- | --- |"]
     for name in ("default", "winner"):
-        own = [runs[name, seed] for seed in SEEDS]
+        own = [runs[name, seed] for seed in seeds]
         lines += [f"| {name} | {seed} | {points(results['corrupted'])} | {points(results['clean'])} |"
-                  for seed, results in zip(SEEDS, own, strict=True)]
+                  for seed, results in zip(seeds, own, strict=True)]
         means = (100 * mean(results[branch]["diff"] for results in own) for branch in ("corrupted", "clean"))
         lines.append(f"| **{name}** | mean | " + " | ".join(f"**{value:+.1f}**" for value in means) + " |")
-    first = runs["default", SEEDS[0]]
+    first = runs["default", seeds[0]]
     foot = (f"Before training: corrupted {first['corrupted']['before']:.1%}, clean {first['clean']['before']:.1%}; "
             f"n = {first['n']}; paired 95 % bootstrap intervals over questions.")
     return "\n".join([*lines, "", foot]) + "\n"

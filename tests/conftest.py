@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,6 +11,12 @@ import pytest
 
 from squall.platform.models import EMBEDDED_POLICY
 from squall.platform.records import Clip, MediaType, make_clip
+
+
+def pytest_configure() -> None:
+    """Let Ctrl-C reach what tests start: a shell that runs `make test &` has it ignored, by children too."""
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:
+        signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session")

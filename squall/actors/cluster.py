@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import grpc
 import ray
 from ray._private import ray_constants
 
@@ -21,6 +23,7 @@ WORKER_ENVIRONMENT = {
     "VLLM_NO_USAGE_STATS": "1",
 }
 """Environment of every worker. Ray Train polls its workers once in 2 s by default; a short step would wait for it."""
+REACH_TIMEOUT_S = 10.0
 
 _starts = 0
 
@@ -114,12 +117,37 @@ def start_ray(address: str | None = None, num_cpus: float | None = None, dashboa
 
 
 def _connect(address: str) -> None:
+    if re.fullmatch(r"[^/]+:\d+", address):
+        check_version(address, _version_of_head(address))
     try:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, runtime_env=_runtime_env())
     except (ConnectionError, ValueError, RuntimeError) as error:
-        reason = " ".join(str(error).split())[:200]
-        raise SquallError(f"no Ray cluster answers at {address} ({reason}); check ray_address and RAY_ADDRESS, and "
-                          "that RAY_AUTH_MODE and the token are the cluster's") from error
+        raise _no_answer(address, " ".join(str(error).split())[:200]) from error
+
+
+def _version_of_head(address: str) -> str:
+    """Ray's version at a cluster's head. `ray.init` would try a dead address for minutes, and print a warning each time."""
+    from ray._private.grpc_utils import init_grpc_channel
+    from ray.core.generated import gcs_service_pb2, gcs_service_pb2_grpc
+
+    with init_grpc_channel(address, ray_constants.GLOBAL_GRPC_OPTIONS) as channel:
+        head = gcs_service_pb2_grpc.NodeInfoGcsServiceStub(channel)
+        try:
+            return head.CheckAlive(gcs_service_pb2.CheckAliveRequest(), timeout=REACH_TIMEOUT_S).ray_version
+        except grpc.RpcError as error:
+            raise _no_answer(address, str(error.details()).rpartition("remote host: ")[2]) from error
+
+
+def _no_answer(address: str, reason: str) -> SquallError:
+    return SquallError(f"no Ray cluster answers at {address} ({reason}); check ray_address and RAY_ADDRESS, and that "
+                       "RAY_AUTH_MODE and the token are the cluster's")
+
+
+def check_version(address: str, version: str) -> None:
+    """Raise SquallError when a cluster's Ray is not this environment's, which it must be to the last digit."""
+    if version != ray.__version__:
+        raise SquallError(f"the cluster at {address} runs Ray {version} and this environment has {ray.__version__}; jobs need "
+                          "the same on both sides: install the cluster's here, or point at another cluster")
 
 
 def _start_local(num_cpus: float | None, dashboard: bool) -> None:

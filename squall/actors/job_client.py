@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 import re
 import secrets as random_names
@@ -14,12 +15,11 @@ from importlib import metadata
 from typing import Any
 from urllib.parse import urlsplit
 
-import ray
 import requests
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 import squall
-from squall.actors.cluster import start_ray
+from squall.actors.cluster import check_version, start_ray
 from squall.platform.errors import ConfigError, SquallError
 
 DEFAULT_ADDRESS = "http://127.0.0.1:8265"
@@ -65,10 +65,7 @@ def connect(address: str) -> JobSubmissionClient:
     if answer.status_code in (401, 403):
         raise SquallError(f"{address} asks for a token ({answer.text.strip()}): set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN or "
                           "RAY_AUTH_TOKEN_PATH to those of the cluster")
-    version = _ray_version(address, answer)
-    if version != ray.__version__:
-        raise SquallError(f"the cluster at {address} runs Ray {version} and this environment has {ray.__version__}; jobs need "
-                          "the same on both sides: install the cluster's here, or point address at another cluster")
+    check_version(address, _ray_version(address, answer))
     os.environ["RAY_API_SERVER_ADDRESS"] = address  # the client takes the environment's before its argument
     return JobSubmissionClient(address, headers=_token_header())
 
@@ -155,6 +152,7 @@ def follow(client: JobSubmissionClient, job: str) -> None:
         async for text in client.tail_job_logs(job):
             print(text, end="", flush=True)
 
+    logging.getLogger("ray.dashboard.modules.job.sdk").setLevel(logging.WARNING)  # it tells with which code a stream closed
     try:
         asyncio.run(tail())
     except RuntimeError as error:

@@ -15,6 +15,7 @@ from typing import Any
 from ray import tune
 from ray.tune.schedulers import PopulationBasedTraining
 
+from squall.platform.errors import SquallError, nearest
 from squall.platform.hosting import Host, hosted
 
 STOP_TIMEOUT_S = 300.0
@@ -77,6 +78,10 @@ class JobTrial(tune.Trainable):
         result = self._results.get()
         if self._error is not None:
             raise self._error
+        metric = self._settings.metric
+        if result is None and metric not in self._latest and not self._host.stop.is_set():
+            raise SquallError(f"the job never logged sweep.metric '{metric}'.{nearest(metric, self._latest)} It logs: "
+                              f"{', '.join(sorted(self._latest))}")
         return {**self._latest, "trial": self.trial_name, "run": self._run} | ({"done": True} if result is None else {})
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:

@@ -13,7 +13,7 @@ import yaml
 from squall.platform.checkpoints import read_state
 from squall.platform.config import Config
 from squall.platform.errors import ConfigError, SquallError
-from squall.platform.runs import RunDirectory, checkpoint_step, read_lines
+from squall.platform.runs import RunDirectory, checkpoint_step, from_here, read_lines
 
 OPTIMISER = "learner.optimiser"
 FREE = ("resume", "name", "output", "steps", "max_staleness", "ray_address", "dashboard", "engine", "workers", "tracking",
@@ -101,10 +101,7 @@ def check_same_run(config: Config, run: RunDirectory) -> tuple[str, ...]:
 
 def resume_command(job: str, run: RunDirectory) -> str:
     """The command line that goes on with a run."""
-    config = run.config
-    if config.is_relative_to(Path.cwd()):
-        config = config.relative_to(Path.cwd())
-    return f"squall {job} {shlex.quote(str(config))} --resume"
+    return f"squall {job} {shlex.quote(str(from_here(run.config)))} --resume"
 
 
 def explain_full_disk(error: OSError, run: RunDirectory) -> SquallError:

@@ -72,7 +72,7 @@ def _domain(key: str, value: Any) -> Domain | dict[str, Any]:
         return tune.choice(arguments) if name == "choice" else tune.grid_search(arguments)
     if name not in DOMAINS:
         raise ConfigError(f"space: '{key}': unknown domain '{name}'.{nearest(name, (*DOMAINS, *LISTS))} Known: "
-                          f"{', '.join((*DOMAINS, *LISTS))}")
+                          f"{', '.join((*DOMAINS, *LISTS))}; a key below another is written with a dot: '{key}.{name}'")
     make, count = DOMAINS[name]
     if not isinstance(arguments, list) or len(arguments) != count or not all(isinstance(x, (int, float)) for x in arguments):
         raise ConfigError(f"space: '{key}': {name} takes {count} numbers, got {arguments!r}")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import signal
 import threading
 import time
@@ -180,6 +181,8 @@ class Session:
         self._spans: list[Span] = []
         self._reasons_told: set[str] = set()
         self._stop_requested = False
+        self._began = False
+        """Whether the cluster has taken the plan."""
         self._host = current_host()
 
     def _starting_point(self) -> ResumePoint:
@@ -217,8 +220,6 @@ class Session:
             print(text, flush=True)
 
     def __enter__(self) -> Session:
-        if self._remote is not None:
-            self._remote.start(self.run.path)
         self._stack.enter_context(self.progress)
         for note in (*self._changes, *self.resumed.notes):
             self.progress.note(note)
@@ -236,15 +237,20 @@ class Session:
             with suppress(OSError):  # the disk may be full
                 self.run.event("stopped", error=f"{type(error).__name__}: {error}")
         self._stack.close()
+        last = self.run.latest_checkpoint()
+        if error is not None and not (self._began or self.config.resume or last):  # nothing to keep, and the name stays free
+            shutil.rmtree(self.run.path, ignore_errors=True)
+            if self._remote is not None:
+                self._remote.forget()
         self._close_remote(error)
-        if error is not None and self.run.latest_checkpoint() is not None:
+        if error is not None and last is not None:
             self.console.print(f"resume with: {resume_command(self.job.name, self.run)}", soft_wrap=True, highlight=False)
         if isinstance(error, OSError) and error.errno in FULL_DISK:
             raise explain_full_disk(error, self.run) from error
 
     def _close_remote(self, error: BaseException | None) -> None:
         """Copy what is left; a failure to do so does not hide what the run itself ended with."""
-        if self._remote is None:
+        if self._remote is None or not self._remote.started:
             return
         try:
             self._remote.close()
@@ -334,6 +340,9 @@ class Session:
             self._stack.callback(stop_ray)
             self._stack.enter_context(messages_of_ray(self._log("ray")))
             plan.check(cluster)
+        self._began = True
+        if self._remote is not None:
+            self._remote.start(self.run.path)
         if cluster.dashboard_url:
             self.progress.note(f"Ray dashboard http://{cluster.dashboard_url}")
         self.gauges = RayGauges(self.run.name)
@@ -487,11 +496,10 @@ class Session:
                                                              for n, v in figures.items()))
         return answers
 
-    def evaluate_if_due(self, questions: Sequence[GroupPlan], evaluation: heldout.EvaluationConfig) -> None:
-        """Ask the held-out questions in the middle of training, every `evaluation.every_steps`."""
+    def evaluation_due(self, evaluation: heldout.EvaluationConfig) -> bool:
+        """Whether the held-out questions are to be asked in the middle of training, every `evaluation.every_steps`."""
         every = evaluation.every_steps
-        if every and self.steps_done % every == 0 and self.steps_done < self._total_steps:
-            self.evaluate(questions, self.steps_done)
+        return bool(every) and self.steps_done % every == 0 and self.steps_done < self._total_steps
 
     def _earlier_answers(self, step: int) -> heldout.HeldOutAnswers | None:
         try:

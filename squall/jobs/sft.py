@@ -68,19 +68,21 @@ def run(config: SFTJobConfig) -> int:
 
 def train(config: SFTJobConfig) -> Path:
     """As `run`; returns the last checkpoint."""
-    session = Session(config, "train sft", config.steps)
-    kinds = tuple((config.corruption or config.heldout_corruption).kinds)
-    questions = session.questions(config.evaluation, kinds)
-    stream = TargetStream(config, session.manifest, session.model_path, session.resumed.state.get("cursor", 0))
-    with session:
+    with Session(config, "train sft", config.steps) as session:
+        kinds = tuple((config.corruption or config.heldout_corruption).kinds)
+        questions = session.questions(config.evaluation, kinds)
+        stream = TargetStream(config, session.manifest, session.model_path, session.resumed.state.get("cursor", 0))
         session.start(demands(config), plan(config))
         sampler = session.start_sampler(RewardConfig(), engines=bool(questions))
         learner = session.start_learner(config.learner, "sft")
         with session.stops_well(learner, stream.state):
-            before = session.evaluate(questions, step=0)
+            before = session.evaluate(questions, step=session.first_step)
             with session.progress.phase("train"):
                 for step in range(session.steps_done, config.steps):
                     train_step(session, stream, sampler, learner, step)
+                    if questions and session.evaluation_due(config.evaluation):
+                        sampler.update_weights(step + 1)
+                        session.evaluate(questions, step + 1)
             if questions:
                 sampler.update_weights(config.steps)
             after = session.evaluate(questions, step=config.steps)
@@ -95,7 +97,7 @@ def demands(config: SFTJobConfig) -> list[Demand]:
 
 
 def train_step(session: Session, stream: TargetStream, sampler: GroupSampler, learner: Learner, step: int) -> None:
-    """Prepare clips, learn, record. Engines are not needed until the last step is done."""
+    """Prepare clips, learn, record. Engines are needed for held-out questions alone."""
     session.check_stop()
     session.begin_step()
     with session.phase("corrupt"):

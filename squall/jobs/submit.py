@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import Field
+from pydantic import Field, field_validator
 from ray.job_submission import JobSubmissionClient
 
 import squall
@@ -51,6 +51,11 @@ class SubmitConfig(Config):
     """GPUs that the driver itself reserves; its actors reserve their own."""
     follow: bool = True
     """Show the job's output until it ends and take over its exit status; Ctrl-C stops the job. False returns at once."""
+
+    @field_validator("secrets", "excludes", mode="before")
+    @classmethod
+    def _one_alone(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str) else value
 
 
 def run(config: SubmitConfig) -> int:

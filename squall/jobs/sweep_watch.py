@@ -26,6 +26,7 @@ class SweepWatch(tune.Callback):
                  write: Callable[[list[Row]], None]) -> None:
         """`write` gets all rows, the best trial first."""
         self._metric, self._mode, self._keys, self._total_steps, self._write = metric, mode, tuple(keys), total_steps, write
+        self._last: dict[str, tuple[float | None, float]] = {}
 
     def on_trial_start(self, iteration: int, trials: list[Any], trial: Any, **info: Any) -> None:
         """A trial starts, or goes on."""
@@ -33,7 +34,8 @@ class SweepWatch(tune.Callback):
 
     def on_trial_result(self, iteration: int, trials: list[Any], trial: Any, result: Mapping[str, Any], **info: Any) -> None:
         """A trial has logged the metric."""
-        if self._metric in result:
+        if self._metric in result and self._last.get(str(trial)) != (seen := (result.get("step"), result[self._metric])):
+            self._last[str(trial)] = seen  # the end of a trial brings its last result once more
             self._print(trial, f"step {result.get('step', 0):.0f}: {self._metric} {result[self._metric]:.4f}")
             self._show(trials)
 
@@ -64,7 +66,7 @@ class SweepWatch(tune.Callback):
                              for result in results])
         self._write(rows)
         table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False, collapse_padding=True)
-        for name in ("trial", self._metric, "step", "state", *self._keys):
+        for name in ("trial", self._metric, "step", "state", *short_names(self._keys)):
             table.add_column(name, no_wrap=name == "trial", justify="left" if name in ("trial", "state") else "right")
         for row in rows:
             value = "" if row["value"] is None else f"{row['value']:.4f}"
@@ -83,6 +85,12 @@ class SweepWatch(tune.Callback):
             "state": state or ("failed" if error else "pruned" if pruned else "finished"),
             "error": cause(error) if error else None,
         }
+
+
+def short_names(keys: Sequence[str]) -> list[str]:
+    """Dotted keys by their last part, where that tells them apart."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return last if len(set(last)) == len(last) else list(keys)
 
 
 def _error(trial: Any) -> BaseException | None:

@@ -121,9 +121,8 @@ def run(config: TGRPOJobConfig) -> int:
     sampling, learning = config.learn_only is None, not config.rollouts_only
     if config.plan:
         return show_plan(config, plan(config), demands(config))
-    session = Session(config, "train tgrpo", config.steps)
-    questions = session.questions(config.evaluation, tuple(config.corruption.kinds)) if sampling and learning else []
-    with session:
+    with Session(config, "train tgrpo", config.steps) as session:
+        questions = session.questions(config.evaluation, tuple(config.corruption.kinds)) if sampling and learning else []
         session.start(demands(config), plan(config))
         sampler = session.start_sampler(config.rewards, engines=sampling)
         learner = None
@@ -136,7 +135,8 @@ def run(config: TGRPOJobConfig) -> int:
             with session.progress.phase("train"):
                 for step in range(session.steps_done, config.steps):
                     train_step(config, session, stream, sampler, learner, step)
-                    session.evaluate_if_due(questions, config.evaluation)
+                    if session.evaluation_due(config.evaluation):
+                        session.evaluate(questions, step + 1)
             after = session.evaluate(questions, step=config.steps)
             session.finish(before, after)
     return 0

@@ -19,10 +19,10 @@ from squall.actors.logs import messages_of_ray
 from squall.jobs.registry import Job, find_job
 from squall.jobs.search_space import as_grid, examples, parse_space, size_of_grid
 from squall.platform.config import Config, read_yaml, set_key, validate
-from squall.platform.errors import ConfigError, SquallError, nearest
+from squall.platform.errors import ConfigError, ResourceError, SquallError, nearest
 from squall.platform.remote import Output, RemoteCopy, local_folder, open_remote
 from squall.platform.report.sweep import Trial, write_sweep_page
-from squall.platform.runs import RunDirectory, append_line, default_name, to_json, utc_now, write_text
+from squall.platform.runs import RunDirectory, append_line, default_name, from_here, to_json, utc_now, write_text
 from squall.platform.tracking import read_metrics
 
 SLOTS = "node:__internal_head__"
@@ -109,17 +109,22 @@ def run(config: TuneConfig) -> int:
     job = _job(config.job)
     space = parse_space(config.space)
     demands = check_space(job, config.values, space)
-    if config.sweep.scheduler == "pbt":
-        _check_population(config, space)
+    _check_search(config, space)
     folder, remote = _folder(config)
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
     os.environ.setdefault("TUNE_DISABLE_AUTO_CALLBACK_LOGGERS", "1")
     os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # its tables would come between ours
     try:
-        cluster = start_ray(config.ray_address, dashboard=True)
-        plan = ResourcePlan(tuple(demands))
-        plan.check(cluster)
-        at_once = config.sweep.concurrent_trials or plan.fits(cluster)
+        try:
+            at_once = _join(config, ResourcePlan(tuple(demands)))
+        except BaseException:
+            if not config.resume:  # nothing to keep, and the name stays free
+                shutil.rmtree(folder, ignore_errors=True)
+                if remote is not None:
+                    remote.forget()
+            raise
+        if remote is not None:
+            remote.start(folder)
         total = size_of_grid(space) if config.sweep.search == "grid" else config.sweep.trials
         print(f"sweep of squall {job.name}: {total} trials, {min(at_once, total)} at a time, {config.sweep.search} search"
               f"{'' if config.sweep.scheduler == 'none' else ' with ' + config.sweep.scheduler.upper()}, "
@@ -128,9 +133,25 @@ def run(config: TuneConfig) -> int:
             return _search(config, job, space, folder, at_once)
     finally:
         stop_ray()
-        if remote is not None:
+        if remote is not None and remote.started:
             remote.close()
             print(f"copied to {remote.uri}")
+
+
+def _join(config: TuneConfig, plan: ResourcePlan) -> int:
+    """Join or start the cluster; returns how many trials run at the same time.
+
+    Raises:
+        SquallError: no cluster answers, or it cannot hold what the sweep asks for.
+    """
+    cluster = start_ray(config.ray_address, dashboard=True)
+    plan.check(cluster)
+    fits, wanted = plan.fits(cluster), config.sweep.concurrent_trials
+    if wanted > fits:
+        need = plan.lines()[-1].partition(" ")[2]
+        raise ResourceError(f"sweep.concurrent_trials {wanted} needs {wanted} x {need}, and the cluster holds {fits} such "
+                            "trials: lower it, or join a larger cluster (ray_address)")
+    return wanted or fits
 
 
 def _job(name: str) -> Job:
@@ -162,14 +183,21 @@ def check_space(job: Job, values: Mapping[str, Any], space: Mapping[str, Any]) -
     return job.demands_of(base)
 
 
-def _check_population(config: TuneConfig, space: Mapping[str, Any]) -> None:
-    """Raise ConfigError for what PBT cannot do."""
-    steps = config.sweep.grace_steps
-    if config.sweep.search != "random":
-        raise ConfigError(f"sweep.search {config.sweep.search} does not go with sweep.scheduler pbt, which finds values by "
+def _check_search(config: TuneConfig, space: Mapping[str, Any]) -> None:
+    """Raise ConfigError for what the search or the scheduler cannot do."""
+    sweep, steps = config.sweep, config.sweep.grace_steps
+    if sweep.search == "grid":
+        as_grid(space)
+    elif grids := [key for key, domain in space.items() if isinstance(domain, dict)]:
+        raise ConfigError(f"space: '{grids[0]}' is a grid_search, of which sweep.search {sweep.search} cannot draw: take "
+                          "choice, or search: grid")
+    if sweep.metric.startswith("heldout/") and (config.values.get("evaluation") or {}).get("manifest") is None:
+        raise ConfigError(f"sweep.metric {sweep.metric} needs held-out questions: set evaluation.manifest")
+    if sweep.scheduler != "pbt":
+        return
+    if sweep.search != "random":
+        raise ConfigError(f"sweep.search {sweep.search} does not go with sweep.scheduler pbt, which finds values by "
                           "changing those of better trials: take search: random")
-    if grids := [key for key, domain in space.items() if isinstance(domain, dict)]:
-        raise ConfigError(f"space: '{grids[0]}' is a grid_search, of which sweep.scheduler pbt cannot draw: take choice")
     if steps % (config.values.get("checkpoint_every_steps") or 10**9):
         raise ConfigError(f"sweep.scheduler pbt copies checkpoints every sweep.grace_steps {steps}: set the job's "
                           "checkpoint_every_steps to that")
@@ -197,8 +225,6 @@ def _folder(config: TuneConfig) -> tuple[Path, RemoteCopy | None]:
         unused.rmdir()
     stored = config.model_dump(mode="json") | {"name": run.name, "resume": False}
     write_text(run.path / "sweep.yaml", yaml.safe_dump(stored, sort_keys=False, allow_unicode=True))
-    if remote is not None:
-        remote.start(run.path)
     return run.path, remote
 
 
@@ -250,7 +276,7 @@ def write_results(config: TuneConfig, folder: Path, rows: Sequence[Mapping[str, 
     write_sweep_page(
         folder / "sweep.html", title=folder.name, metric=sweep.metric, mode=sweep.mode, logarithmic=logarithmic,
         trials=[trial_of(row, folder / "trials", sweep.metric) for row in rows], facts=facts,
-        command=f"squall tune {folder / 'sweep.yaml'} name=ANOTHER")
+        command=f"squall tune {from_here(folder / 'sweep.yaml')} name=ANOTHER")
 
 
 def trial_of(row: Mapping[str, Any], runs: Path, metric: str) -> Trial:
@@ -272,9 +298,10 @@ def _write_best(config: TuneConfig, job: Job, folder: Path, rows: Sequence[Mappi
     values = {"job": job.name, **with_values(config.values, best["values"])}
     head = f"# {best['name']}: {config.sweep.metric} {best['value']:.4f}, the best of {len(rows)} trials\n"
     write_text(folder / "best.yaml", head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
-    print(f"page: {folder / 'sweep.html'}")
-    print(f"best: {best['name']}; run it with: squall {job.name} {folder / 'best.yaml'}\n"
-          f"its own checkpoints: {folder}/trials/{best['run']}/checkpoints")
+    here = from_here(folder)
+    print(f"page: {here / 'sweep.html'}")
+    print(f"best: {best['name']}; run it with: squall {job.name} {here / 'best.yaml'}\n"
+          f"its own checkpoints: {here}/trials/{best['run']}/checkpoints")
     if best["run"] != best["name"]:
         print("PBT changed its values on the way; best.yaml has the last ones: to run it is another run than the one that won")
     return 0
@@ -292,8 +319,10 @@ def trial_name(sweep: str, trial: Any) -> str:
 
 def _searcher(sweep: SweepConfig, at_once: int) -> Any:
     if sweep.search == "optuna":
+        import optuna
         from ray.tune.search.optuna import OptunaSearch
 
+        optuna.logging.set_verbosity(optuna.logging.WARNING)  # it says of every study that it made one
         return OptunaSearch(metric=sweep.metric, mode=sweep.mode, seed=sweep.seed)
     from ray.tune.search import BasicVariantGenerator
 

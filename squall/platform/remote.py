@@ -9,6 +9,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 from typing import Annotated, Any
 from urllib.parse import urlsplit
@@ -85,6 +86,11 @@ class RemoteCopy:
         fs.rm_file(probe)
         return fs, root
 
+    @property
+    def started(self) -> bool:
+        """Whether a folder is being copied."""
+        return self._thread is not None
+
     def holds_a_run(self) -> bool:
         """Whether a run directory is there already."""
         return any(True for _ in self._remote_files())
@@ -120,6 +126,11 @@ class RemoteCopy:
         self._copied = {name: (-1, -1) for name, _ in self._remote_files()}
         self._thread = threading.Thread(target=self._work, name="remote copy", daemon=True)
         self._thread.start()
+
+    def forget(self) -> None:
+        """The run did not begin: remove the empty folder that reaching the place has made."""
+        with suppress(Exception):  # filesystems raise their libraries' own errors, and it is no harm if it stays
+            self._fs.rmdir(self._root)
 
     def hurry(self) -> None:
         """Copy now, in the background: a checkpoint has been written."""

@@ -42,8 +42,16 @@ class RunDirectory:
         The default name is ``<job>-YYYYmmdd-HHMMSS``, with ``-2`` and so on for more runs within a second.
 
         Raises:
-            SquallError: the directory is another user's, or holds files without `resume`, or is missing with it.
+            SquallError: the directory is another user's, or holds files without `resume`, or is missing with it, or cannot be
+                written.
         """
+        try:
+            return cls._create(root, job, name, resume)
+        except OSError as error:
+            raise SquallError(f"{root}: cannot be written ({error.strerror}); give another folder: output=FOLDER") from error
+
+    @classmethod
+    def _create(cls, root: Path, job: str, name: str | None, resume: bool) -> RunDirectory:
         fresh = name is None and not resume
         path = _fresh_directory(root, job) if fresh else root / _checked_name(name or job)
         if resume and not path.is_dir():
@@ -223,6 +231,11 @@ class RunDirectory:
             if int(path.stem.removeprefix("step-")) >= step:
                 path.unlink()
         return len(again)
+
+
+def from_here(path: Path) -> Path:
+    """A path as a command shows it: from the working folder on, when it is below it."""
+    return path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path
 
 
 def checkpoint_step(path: Path) -> int:

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import socket
+import time
+
 import cv2
 import pytest
+import ray
 
+from squall.actors import cluster
 from squall.actors.cluster import ClusterResources, Demand, ResourcePlan, namespace_for, set_threads
-from squall.platform.errors import ResourceError
+from squall.platform.errors import ResourceError, SquallError
 
 PLAN = ResourcePlan((Demand("engine", 2, 1.0), Demand("learner worker", 1, 1.5)))
 
@@ -44,6 +49,26 @@ def test_threads_follow_the_cpu_share(cpus: float, threads: int, monkeypatch: py
 
 def test_runs_have_namespaces_of_their_own():
     assert namespace_for("a") == "squall-a" != namespace_for("b")
+
+
+def test_a_dead_address_is_told_at_once() -> None:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))  # bound and not listened at: nobody else can take it
+        address = f"127.0.0.1:{probe.getsockname()[1]}"
+        started = time.monotonic()
+        with pytest.raises(SquallError, match=f"no Ray cluster answers at {address} .*Connection refused.*; check ray_address"):
+            cluster._connect(address)
+    assert time.monotonic() - started < cluster.REACH_TIMEOUT_S
+
+
+def test_another_ray_is_refused_with_both_versions() -> None:
+    with pytest.raises(SquallError, match=f"cluster at head:6379 runs Ray 2.0.0 and this environment has {ray.__version__}"):
+        cluster.check_version("head:6379", "2.0.0")
+
+
+@pytest.mark.cluster
+def test_a_head_tells_its_version(ray_cluster: ClusterResources) -> None:
+    assert cluster._version_of_head(ray_cluster.address) == ray.__version__
 
 
 @pytest.mark.cluster

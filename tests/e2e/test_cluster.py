@@ -26,7 +26,7 @@ from squall.actors import job_client
 from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
 
 pytestmark = pytest.mark.cluster
-START_S = 60
+START_S = 180
 Head = tuple[str, int, int]
 """Address of its dashboard, port of its metrics, port to join it."""
 TRAIN = ["train", "tgrpo", "@demo", "evaluation.manifest=null", "groups_per_step=4", "max_sampled_groups=60"]
@@ -121,7 +121,7 @@ def test_a_submitted_run_is_followed_to_its_end_and_its_gauges_are_served(head: 
     output, _ = job.communicate(timeout=240)
     watcher.join()
     assert job.returncode == 0, output
-    assert "step 3/3" in output and "job short-run succeeded" in output
+    assert "step 3/3" in output and "job short-run succeeded" in output and "WebSocket" not in output
     run = tmp_path / "runs" / "short-run"
     assert (run / "report.html").is_file() and "job: train tgrpo" in (run / "config.yaml").read_text()
     assert {"squall_phase/engines", "squall_worker_state/engine-0/healthy", "squall_accuracy/clean", "squall_tokens_per_s",
@@ -163,7 +163,18 @@ def test_what_the_cluster_refuses_is_one_clear_line(head: Head, manifest: Path, 
     job = squall("submit", "--address", head[0], *TRAIN, f"data.train={manifest}", *words, folder=tmp_path)
     output, _ = job.communicate(timeout=120)
     assert job.returncode == 2 and message in output and "Traceback" not in output
-    assert time.monotonic() - started < 30
+    assert time.monotonic() - started < 30 and not list(tmp_path.glob("runs/*"))
+
+
+@pytest.mark.parametrize("words", [["train", "tgrpo", "@demo", "evaluation.manifest=null"], ["tune", "sweep.yaml"]])
+def test_a_cluster_that_does_not_answer_is_one_clear_line_and_no_folder(manifest: Path, tmp_path: Path,
+                                                                       words: list[str]) -> None:
+    (tmp_path / "sweep.yaml").write_text(SWEEP)
+    job = squall(*words, f"data.train={manifest}", "ray_address=127.0.0.1:1", folder=tmp_path)
+    output, _ = job.communicate(timeout=240)
+    assert job.returncode == 2 and "no Ray cluster answers at 127.0.0.1:1 (Connection refused)" in output
+    assert "Traceback" not in output and " W " not in output  # Ray's own warnings
+    assert not list(tmp_path.glob("runs/*"))
 
 
 def test_a_secret_is_given_once_and_shown_nowhere(head: Head) -> None:

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from squall.jobs import report, sft, tgrpo
+from squall.jobs.heldout import EvaluationConfig
 from squall.platform.config import load_config
 from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
 from squall.platform.models import load_policy
@@ -97,9 +98,16 @@ def test_supervised_steps_from_a_relative_model_path(manifests: dict[str, Path],
     rows = read_metrics(tmp_path / "runs" / "run" / "metrics.jsonl")
     assert [row["step"] for row in rows] == [1, 2, 3] and all(row["loss"] < 1.0 for row in rows)
     assert load_policy(str(checkpoint)).num_parameters() > 800_000
-    fork = config.model_copy(update={"name": "fork", "steps": 5, "start_from": checkpoint})
+    asked = EvaluationConfig(manifest=manifests["test"], questions=8, every_steps=1, max_tokens=16)
+    fork = config.model_copy(update={"name": "fork", "steps": 5, "start_from": checkpoint, "evaluation": asked})
     assert load_policy(str(sft.train(fork))).num_parameters() > 800_000
-    assert [row["step"] for row in read_metrics(tmp_path / "runs" / "fork" / "metrics.jsonl")] == [4, 5]
+    rows = read_metrics(tmp_path / "runs" / "fork" / "metrics.jsonl")
+    assert [row["step"] for row in rows if "loss" in row] == [4, 5]
+    assert [row["step"] for row in rows if "heldout/corrupted" in row] == [3, 4, 5]
+    held = RolloutStore(tmp_path / "runs" / "fork" / "heldout")
+    versions = {step: {rollout.weight_version for group in held.read(step) for rollout in group.scored.sampled.rollouts}
+                for step in held.steps()}
+    assert versions == {3: {3}, 4: {4}, 5: {5}}
     first, second = ({name for row in read_lines(tmp_path / "runs" / run / "consumed.jsonl") for name in row["groups"]}
                      for run in ("run", "fork"))
     assert len(second) >= 32 and not first & second  # files that cannot be read are consumed too

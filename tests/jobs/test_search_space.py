@@ -28,6 +28,7 @@ def test_domains_have_ends_and_lists_are_choices() -> None:
     ({"a": {"uniform": [2.0, 1.0]}}, "needs a lower bound below the upper one, got"),
     ({"a": {"loguinform": [1.0, 2.0]}}, "unknown domain 'loguinform'. Did you mean 'loguniform'"),
     ({"a": {"choice": []}}, "choice takes a list of values"),
+    ({"tgrpo": {"kl_beta": [0.1]}}, "unknown domain 'kl_beta'.*a key below another is written with a dot: 'tgrpo.kl_beta'"),
 ])
 def test_what_is_no_space_is_one_line(space: dict, message: str) -> None:
     with pytest.raises(ConfigError, match=message):
@@ -52,12 +53,21 @@ def test_every_key_is_checked_at_its_ends(space: dict, message: str) -> None:
 
 @pytest.mark.parametrize(("words", "message"), [
     (["sweep.search=optuna"], "sweep.search optuna does not go with sweep.scheduler pbt"),
-    (["space={tgrpo.kl_beta: {grid_search: [0.0, 0.1]}}"], "'tgrpo.kl_beta' is a grid_search, of which"),
     (["checkpoint_every_steps=4"], "copies checkpoints every sweep.grace_steps 6: set the job's checkpoint_every_steps"),
 ])
 def test_what_pbt_cannot_do_is_refused_before_anything_starts(words: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         run(load_config(TuneConfig, "@tgrpo-sweep", ["sweep.scheduler=pbt", *words]))
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["sweep.search=grid"], "'learner.optimiser.learning_rate' is a range, and sweep.search grid takes lists alone"),
+    (["sweep.search=optuna", "space={tgrpo.kl_beta: {grid_search: [0.0, 0.1]}}"], "'tgrpo.kl_beta' is a grid_search, of which"),
+    (["evaluation.manifest=null"], "sweep.metric heldout/corrupted needs held-out questions: set evaluation.manifest"),
+])
+def test_what_a_search_cannot_do_is_refused_before_anything_starts(words: list[str], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        run(load_config(TuneConfig, "@tgrpo-sweep", words))
 
 
 @pytest.mark.parametrize("name", packaged_configs())

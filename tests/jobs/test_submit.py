@@ -74,6 +74,10 @@ def test_an_address_that_is_no_dashboard_is_refused() -> None:
         job_client.dashboard_address("head:6379")
 
 
+def test_a_single_secret_needs_no_brackets() -> None:
+    assert SubmitConfig(command=("demo",), secrets="WANDB_API_KEY").secrets == ("WANDB_API_KEY",)
+
+
 def test_nothing_is_sent_without_the_secrets_or_to_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("SQUALL_NO_SUCH", raising=False)
     with pytest.raises(ConfigError, match="secrets: SQUALL_NO_SUCH not set in this environment"):

@@ -25,6 +25,14 @@ def test_runs_that_start_in_the_same_second_get_directories_of_their_own(tmp_pat
     assert len(set(names)) == 5
 
 
+@pytest.mark.parametrize("name", [None, "a"])
+def test_a_folder_that_cannot_be_written_is_one_line(tmp_path: Path, name: str | None) -> None:
+    file = tmp_path / "file"
+    file.write_text("")
+    with pytest.raises(SquallError, match="file: cannot be written .Not a directory.; give another folder: output=FOLDER"):
+        RunDirectory.create(file, "tgrpo", name)
+
+
 def test_used_directory_is_refused_unless_resumed(tmp_path: Path) -> None:
     RunDirectory.create(tmp_path, "tgrpo", "a").write_config("seed: 1\n")
     with pytest.raises(SquallError, match="already holds a run") as refusal:

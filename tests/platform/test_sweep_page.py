@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from squall.platform.report.sweep import Trial, curves, parallel_axes, write_sweep_page
+from squall.platform.report.sweep import Trial, curves, parallel_axes, strengths, write_sweep_page
 
 TRIALS = [
     Trial("s-2", {"lr": 1e-4, "kind": "fog"}, 0.7, "finished", [(4, 0.6), (8, 0.7)], report="trials/s-2/report.html"),
@@ -36,6 +36,10 @@ def test_a_page_of_a_sweep_that_has_just_begun_can_be_written(tmp_path: Path) ->
     page = write_sweep_page(tmp_path / "sweep.html", title="s", metric="accuracy", mode="max", trials=[], logarithmic=["lr"],
                             facts=[], command="squall tune s.yaml").read_text()
     assert "no result yet" in page and "<svg" not in page
+
+
+def test_better_trials_are_drawn_more_strongly() -> None:
+    assert list(strengths(TRIALS).values()) == [0.9, 0.68, 0.47, 0.25] and strengths(TRIALS[:1]) == {"s-2": 0.9}
 
 
 def test_curves_need_two_points() -> None:

@@ -56,9 +56,15 @@ def write_sweep_page(path: Path, *, title: str, metric: str, mode: str, trials: 
     best = next((trial for trial in trials if trial.state == "finished" and trial.value is not None), None)
     page = template_environment().get_template("sweep.html.jinja").render(
         title=title, metric=metric, mode=mode, trials=trials, best=best, keys=keys, axes=axes, lines=lines,
-        curves=curves(trials), facts=facts, command=command, short=short, width=WIDTH, height=HEIGHT)
+        curves=curves(trials), strength=strengths(trials), facts=facts, command=command,
+        short=short, width=WIDTH, height=HEIGHT)
     write_text(path, page)
     return path
+
+
+def strengths(trials: Sequence[Trial]) -> dict[str, float]:
+    """How strongly each trial's lines are drawn, from 0.9 for the first, the best, to 0.25 for the last."""
+    return {trial.name: round(0.9 - 0.65 * place / max(1, len(trials) - 1), 2) for place, trial in enumerate(trials)}
 
 
 def parallel_axes(trials: Sequence[Trial], keys: Sequence[str], metric: str, logarithmic: set[str]) -> list[Axis]:
