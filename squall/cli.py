@@ -22,6 +22,8 @@ SUBMITTED = "SQUALL_SUBMITTED_VERSION"
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exit status: the job's; 2 for an error that the user can mend, 130 when interrupted."""
+    if os.getcwd() not in sys.path:
+        sys.path.append(os.getcwd())  # module:function is found here, as it is by Ray's workers; after all that is installed
     try:
         build_app(JOBS)(args=arguments, prog_name="squall")
     except SquallError as error:

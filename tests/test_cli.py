@@ -188,3 +188,15 @@ def test_words_fill_a_jobs_arguments_in_order(tmp_path: Path, monkeypatch: pytes
     assert arguments.split_arguments(["--times", "2", "--text=a b"], model) == (None, ["times=2", "text=a b"])
     with pytest.raises(cli.ConfigError, match="TEXT is missing; usage: squall echo TEXT TIMES, such as: squall echo hi"):
         arguments.name_arguments(["times=2"], job, model)
+
+
+def test_kinds_of_ones_own_are_found_in_the_working_folder(tmp_path):
+    """By the installed script too, whose folder is another."""
+    (tmp_path / "own_kinds.py").write_text("def dim(frames, timeline, *, severity):\n    frames[:] = frames * (1 - severity)\n")
+    script = Path(sys.executable).with_name("squall")
+    words = ["train", "tgrpo", "@demo", "corruption.kinds=[own_kinds:dim]", "data.train=none.jsonl", "evaluation.manifest=null"]
+    found = subprocess.run([str(script), *words], cwd=tmp_path, capture_output=True, text=True)
+    assert found.returncode == 2 and "none.jsonl" in found.stderr and "own_kinds" not in found.stderr
+    words[3] = "corruption.kinds=[no_kinds:dim]"
+    missing = subprocess.run([str(script), *words], cwd=tmp_path, capture_output=True, text=True)
+    assert missing.returncode == 2 and "'no_kinds:dim': No module named 'no_kinds'" in missing.stderr

@@ -11,6 +11,8 @@ from squall.algorithms.corruption.timeline import Timeline
 
 _V = np.linspace(0, 1, 256)
 _BLOOM_STEP = 8
+_REACH = 1.0
+"""How far from a shadow's edge its field is told apart, in deviations."""
 
 
 @corruption(
@@ -77,7 +79,7 @@ def overexposure(frames: np.ndarray, timeline: Timeline, *, gain: float, lift: f
     "photometric",
     depth=Parameter(lambda x: 0.06 + 0.86 * x, 0, 1),
     share=Parameter(lambda x: 0.3 + 0.3 * x, 0, 1),
-    softness=Parameter(lambda x: 0.25, 0.01, 2),
+    softness=Parameter(lambda x: 0.3, 0.01, 2),
     size=Parameter(lambda x: 0.9, 0.05, 10),
     drift=Parameter(lambda x: 0.22, 0, 10),
 )
@@ -91,9 +93,10 @@ def shadow(frames: np.ndarray, timeline: Timeline, *, depth: float, share: float
     height, width = frames.shape[1:3]
     field = drifting_field(timeline.rng(), timeline.seconds, height, width, drift=drift, scale=size, boil=0.15)
     threshold = np.interp(1 - share, *_normal_quantile_table())
-    covered = ((field - threshold) / softness + 0.5).clip(0, 1)
-    covered = covered * covered * (3 - 2 * covered)
-    layer = enlarge(np.rint(255 * depth * covered).astype(np.uint8), height, width)
+    level = enlarge(np.rint((field - threshold) * (127 / _REACH) + 128).clip(0, 255).astype(np.uint8), height, width)
+    covered = ((np.arange(256) - 128) * (_REACH / 127) / softness + 0.5).clip(0, 1)
+    opacity = np.rint(255 * depth * covered * covered * (3 - 2 * covered)).astype(np.uint8)
+    layer = np.stack([cv2.LUT(plane, opacity) for plane in level])  # edges are drawn on the pixels, not on the coarse grid
     for frame, plane in zip(frames, layer, strict=True):
         dim(frame, cv2.bitwise_not(plane))
     return layer

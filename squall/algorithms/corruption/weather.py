@@ -21,15 +21,15 @@ _EXPOSURE = Parameter(lambda x: 1 / 60, 0, 1)
 
 @corruption(
     "weather",
-    density=Parameter(lambda x: 20 + 480 * x, 0, 5000),
+    density=Parameter(lambda x: 20 + 560 * x, 0, 5000),
     speed=Parameter(lambda x: 6.0, 0, 50),
     wind=Parameter(lambda x: 0.6, 0, 50),
     heading=_HEADING,
     gust=Parameter(lambda x: 0.3, 0, 1),
     exposure_s=_EXPOSURE,
     size=Parameter(lambda x: 0.008 + 0.007 * x, 0, 0.2),
-    opacity=Parameter(lambda x: 0.2 + 0.6 * x, 0, 1),
-    veil=Parameter(lambda x: 0.9 * x, 0, 1),
+    opacity=Parameter(lambda x: 0.25 + 0.65 * x, 0, 1),
+    veil=Parameter(lambda x: 0.85 * x, 0, 1),
     near=Parameter(lambda x: 1.5, 0.1, 100),
     far=Parameter(lambda x: 8, 0.1, 1000),
 )
@@ -41,15 +41,15 @@ def light_rain(frames: np.ndarray, timeline: Timeline, *, veil: float, **world: 
 
 @corruption(
     "weather",
-    density=Parameter(lambda x: 20 + 500 * x, 0, 5000),
+    density=Parameter(lambda x: 20 + 640 * x, 0, 5000),
     speed=Parameter(lambda x: 8.5, 0, 50),
     wind=Parameter(lambda x: 1.5, 0, 50),
     heading=_HEADING,
     gust=Parameter(lambda x: 0.4, 0, 1),
     exposure_s=_EXPOSURE,
-    size=Parameter(lambda x: 0.010 + 0.010 * x, 0, 0.2),
-    opacity=Parameter(lambda x: 0.25 + 0.5 * x, 0, 1),
-    veil=Parameter(lambda x: 0.8 * x, 0, 1),
+    size=Parameter(lambda x: 0.010 + 0.012 * x, 0, 0.2),
+    opacity=Parameter(lambda x: 0.3 + 0.65 * x, 0, 1),
+    veil=Parameter(lambda x: 0.6 * x, 0, 1),
     near=Parameter(lambda x: 1.2, 0.1, 100),
     far=Parameter(lambda x: 8, 0.1, 1000),
 )
@@ -95,10 +95,10 @@ def storm(frames: np.ndarray, timeline: Timeline, *, veil: float, darkness: floa
     heading=_HEADING,
     gust=Parameter(lambda x: 0.5, 0, 1),
     exposure_s=Parameter(lambda x: 1 / 120, 0, 1),
-    size=Parameter(lambda x: 0.018 + 0.018 * x, 0, 0.5),
+    size=Parameter(lambda x: 0.018 + 0.022 * x, 0, 0.5),
     opacity=Parameter(lambda x: 0.5 + 0.5 * x, 0, 1),
     sway=Parameter(lambda x: 0.08, 0, 2),
-    veil=Parameter(lambda x: 0.65 * x, 0, 1),
+    veil=Parameter(lambda x: 0.55 * x, 0, 1),
     near=Parameter(lambda x: 0.9, 0.1, 100),
     far=Parameter(lambda x: 6, 0.1, 1000),
 )
@@ -120,7 +120,7 @@ def snow(frames: np.ndarray, timeline: Timeline, *, density: float, speed: float
 
 @corruption(
     "weather",
-    density=Parameter(lambda x: 10 + 320 * x, 0, 5000),
+    density=Parameter(lambda x: 10 + 400 * x, 0, 5000),
     speed=Parameter(lambda x: 13.0, 0, 60),
     wind=Parameter(lambda x: 1.0 + 1.5 * x, 0, 50),
     heading=_HEADING,
@@ -128,7 +128,7 @@ def snow(frames: np.ndarray, timeline: Timeline, *, density: float, speed: float
     exposure_s=Parameter(lambda x: 1 / 400, 0, 1),
     size=Parameter(lambda x: 0.012 + 0.022 * x, 0, 0.5),
     opacity=Parameter(lambda x: 0.6 + 0.4 * x, 0, 1),
-    veil=Parameter(lambda x: 0.7 * x, 0, 1),
+    veil=Parameter(lambda x: 0.55 * x, 0, 1),
     near=Parameter(lambda x: 0.9, 0.1, 100),
     far=Parameter(lambda x: 6, 0.1, 1000),
 )
