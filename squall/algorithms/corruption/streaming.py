@@ -40,14 +40,16 @@ def corrupt_stream(source: FrameSource, spec: CorruptionSpec, *, held_bytes: int
         if kind.rearranges:
             source = _Rearranged(source, one, held_bytes)
         elif kind.whole_clip:
-            source = _Whole(source, one, held_bytes, watch)
+            source = _Whole(source, one, watch, held_bytes)
         else:
             source = _Repainted(source, one, watch)
     return source
 
 
 @dataclass(frozen=True)
-class _Repainted:
+class _Painted:
+    """Frames that change their pixels and keep their times."""
+
     source: FrameSource
     spec: CorruptionSpec
     watch: Stopwatch
@@ -59,6 +61,8 @@ class _Repainted:
     def times(self) -> np.ndarray:
         return self.source.times()
 
+
+class _Repainted(_Painted):
     def chunks(self) -> Iterator[Chunk]:
         count = len(self.times()) if self.spec.span else None
         first = 0
@@ -70,20 +74,10 @@ class _Repainted:
 
 
 @dataclass(frozen=True)
-class _Whole:
+class _Whole(_Painted):
     """A kind whose frames depend on each other."""
 
-    source: FrameSource
-    spec: CorruptionSpec
     held_bytes: int
-    watch: Stopwatch
-
-    @property
-    def fps(self) -> float:
-        return self.source.fps
-
-    def times(self) -> np.ndarray:
-        return self.source.times()
 
     def chunks(self) -> Iterator[Chunk]:
         held, held_bytes = [], 0
