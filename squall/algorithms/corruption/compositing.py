@@ -86,9 +86,9 @@ class Grain:
         self._brighter, self._darker = (cv2.LUT(random_bytes, part.clip(0, 255).astype(np.uint8)).ravel()
                                         for part in (steps, -steps))
 
-    def of(self, bits: np.uint64) -> tuple[np.ndarray, np.ndarray]:
+    def of(self, bits: int) -> tuple[np.ndarray, np.ndarray]:
         """What to add to a frame and what to take away, of the frame's shape, for a frame's own random bits."""
-        start = int(bits % np.uint64(self._slack))
+        start = bits % self._slack
         window = slice(start, start + self._size)
         return self._brighter[window].reshape(self._shape), self._darker[window].reshape(self._shape)
 
@@ -135,4 +135,7 @@ def drifting_field(rng: np.random.Generator, seconds: np.ndarray, height: int, w
 
 def enlarge(planes: np.ndarray, height: int, width: int) -> np.ndarray:
     """uint8 (n, h, w) on a coarse grid to (n, H, W)."""
-    return np.stack([cv2.resize(plane, (width, height), interpolation=cv2.INTER_LINEAR) for plane in planes])
+    large = np.empty((len(planes), height, width), np.uint8)
+    for plane, target in zip(planes, large, strict=True):
+        cv2.resize(plane, (width, height), dst=target, interpolation=cv2.INTER_LINEAR)
+    return large

@@ -48,11 +48,11 @@ def night(frames: np.ndarray, timeline: Timeline, *, gamma: float, gain: float, 
     shadows = tone_matrix(exposure=slope, saturation=saturation, tint=tint)
     lights = tone_matrix(exposure=2 * gain - slope, saturation=saturation, tint=tint, lift=255 * (slope - gain))
     grain = Grain(timeline.rng(), frames.shape[1:], noise)
-    for frame, bits in zip(frames, timeline.per_frame(1), strict=True):
+    for frame, bits in zip(frames, timeline.per_frame(1)[:, 0].tolist(), strict=True):
         light = cv2.transform(frame, lights)
         cv2.transform(frame, shadows, dst=frame)
         cv2.max(frame, light, dst=frame)
-        brighter, darker = grain.of(bits[0])
+        brighter, darker = grain.of(bits)
         cv2.add(frame, brighter, dst=frame)
         cv2.subtract(frame, darker, dst=frame)
 
@@ -96,10 +96,10 @@ def shadow(frames: np.ndarray, timeline: Timeline, *, depth: float, share: float
     level = enlarge(np.rint((field - threshold) * (127 / _REACH) + 128).clip(0, 255).astype(np.uint8), height, width)
     covered = ((np.arange(256) - 128) * (_REACH / 127) / softness + 0.5).clip(0, 1)
     opacity = np.rint(255 * depth * covered * covered * (3 - 2 * covered)).astype(np.uint8)
-    layer = np.stack([cv2.LUT(plane, opacity) for plane in level])  # edges are drawn on the pixels, not on the coarse grid
-    for frame, plane in zip(frames, layer, strict=True):
+    for frame, plane in zip(frames, level, strict=True):
+        cv2.LUT(plane, opacity, dst=plane)  # edges are drawn on the pixels, not on the coarse grid
         dim(frame, cv2.bitwise_not(plane))
-    return layer
+    return level
 
 
 def _normal_quantile_table() -> tuple[list[float], list[float]]:

@@ -26,9 +26,9 @@ def noise(frames: np.ndarray, timeline: Timeline, *, shot: float, read: float) -
     deviation = np.sqrt(read**2 + shot**2 * np.linspace(0, 1, 256))
     amount = np.rint(deviation / max(deviation.max(), 1e-9) * 255).astype(np.uint8)
     grain = Grain(timeline.rng(), frames.shape[1:], float(deviation.max()))
-    for frame, bits in zip(frames, timeline.per_frame(1), strict=True):
+    for frame, bits in zip(frames, timeline.per_frame(1)[:, 0].tolist(), strict=True):
         weight = cv2.LUT(frame, amount)
-        brighter, darker = (cv2.multiply(weight, part, scale=1 / 255) for part in grain.of(bits[0]))
+        brighter, darker = (cv2.multiply(weight, part, scale=1 / 255) for part in grain.of(bits))
         cv2.add(frame, brighter, dst=frame)
         cv2.subtract(frame, darker, dst=frame)
 

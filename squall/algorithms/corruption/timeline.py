@@ -88,6 +88,7 @@ class FrameMap:
 
     def apply(self, frames: np.ndarray) -> np.ndarray:
         """The frames shown, a new array: (T, ...) -> (T', ...)."""
-        shown = frames[self.source]
-        shown[self.source == BLANK] = self.shade
+        shown = np.empty((len(self.source), *frames.shape[1:]), frames.dtype)
+        for place, index in zip(shown, self.source.tolist(), strict=True):
+            place[...] = self.shade if index == BLANK else frames[index]
         return shown
