@@ -17,6 +17,12 @@ from squall.platform.hosting import current_host
 Job = Callable[[Mapping[str, Any], str, Path | None], int]
 
 
+@pytest.fixture(autouse=True)
+def working_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A trial goes into its folder, in a process of its own; here the tests after it are to be where they were."""
+    monkeypatch.chdir(tmp_path)
+
+
 def make_trial(job: Job, folder: Path, name: str = "s-00000") -> JobTrial:
     class Named(JobTrial):
         trial_name = name
