@@ -107,8 +107,10 @@ def test_kills_and_a_resume_change_neither_what_is_consumed_nor_what_is_learned(
     for row in read_metrics(run / "metrics.jsonl"):
         retried.update({name: value for name, value in row.items() if name.startswith("retried/")})
     assert sum(retried.values()) > 0
-    attempts = {rollout.attempt_id.split("#")[1] for step in range(STEPS) for group in RolloutStore(run / "rollouts").read(step)
-                for rollout in group.scored.sampled.rollouts}
+    store = RolloutStore(run / "rollouts")
+    kept = [group.scored for step in range(STEPS) for group in store.read(step)]
+    kept += [group for step in range(STEPS) for _, group in store.read_dropped(step)]  # what was tried again may be of no use
+    attempts = {rollout.attempt_id.split("#")[1] for group in kept for rollout in group.sampled.rollouts}
     assert attempts > {"0"}
     assert "raylet" not in log.read_text() and "A worker died or was killed" in (run / "logs" / "ray.log").read_text()
     assert (run / "logs" / "engine-0.log").read_text().count("--- process ") >= 3  # begun, after the kill, resumed
@@ -119,7 +121,7 @@ def test_learning_alone_from_stored_rollouts_gives_the_same_losses(overrides: li
                                                         "learner.workers=2", "learner.cpus=0.4"])
     assert tgrpo.run(config) == 0
     again = Path(config.output) / "again"
-    assert losses(again) == pytest.approx(losses(whole), rel=1e-4, abs=1e-7)
+    assert losses(again) == pytest.approx(losses(whole), rel=1e-4, abs=1e-6)  # of terms about 1 that cancel, in float32
     assert consumed(again) == consumed(whole)
 
 
