@@ -19,7 +19,7 @@ from squall.actors.logs import messages_of_ray
 from squall.jobs.corrupt_output import OutputFolder, check_output, corrupt_share, explain_full_disk, stage_seconds
 from squall.jobs.corrupt_plan import CorruptConfig, Work, command_line, plan_work
 from squall.jobs.corrupt_preview import write_preview
-from squall.jobs.corrupt_show import print_check, print_kinds
+from squall.jobs.corrupt_show import counted, print_check, print_kinds, say
 from squall.platform.errors import FULL_DISK, DataError, SquallError
 from squall.platform.work_progress import WorkProgress
 
@@ -70,7 +70,7 @@ def corrupt_all(work: Work, folder: OutputFolder, workers: int, console: Console
     try:
         lost = work_through(work, folder, done, workers, console)
     except KeyboardInterrupt:
-        say(console, f"stopped: {_count(len(done), 'file')} of {len(work.tasks):,} are finished; go on with --resume")
+        say(console, f"stopped: {counted(len(done), 'file')} of {len(work.tasks):,} are finished; go on with --resume")
         raise
     failed = [(rejection.reason, rejection.message) for rejection in work.rejected] + lost
     if not done:
@@ -108,7 +108,7 @@ def announce(work: Work, done: int, workers: int, console: Console) -> None:
     """One line on what there is to do."""
     ways = f" x {len(work.variants):,} corruptions" if len(work.variants) > 1 else ""
     there = f", {done:,} of {len(work.tasks):,} files are there" if done else ""
-    say(console, f"{_count(len(work.clips), 'clip')}{ways} with {_count(workers, 'worker')} into {work.output}{there}")
+    say(console, f"{counted(len(work.clips), 'clip')}{ways} with {counted(workers, 'worker')} into {work.output}{there}")
 
 
 def report(folder: OutputFolder, done: Sequence[FileOutcome], failed: Sequence[tuple[str, str]], wall_s: float,
@@ -121,7 +121,7 @@ def report(folder: OutputFolder, done: Sequence[FileOutcome], failed: Sequence[t
         say(console, f"and {len(counts) - SHOWN_FAILURES:,} more, listed in {folder.summary}")
     frames = sum(outcome.facts["frames"] for outcome in done)
     lost = f", {len(failed):,} could not be made" if failed else ""
-    say(console, f"{_count(len(done), 'file')}, {_count(frames, 'frame')}{lost}; took {wall_s:.1f} s")
+    say(console, f"{counted(len(done), 'file')}, {counted(frames, 'frame')}{lost}; took {wall_s:.1f} s")
     say(console, stages_line(done))
     say(console, f"manifest: {folder.manifest}")
 
@@ -145,22 +145,13 @@ def corrupt_one(work: Work, console: Console) -> int:
         outcome = corrupt_file(task, lambda share: progress.running(0, share))
     if outcome.status != "done":
         raise SquallError(f"{outcome.message}; nothing was written")
-    say(console, f"{task.output}: {_count(outcome.facts['frames'], 'frame')}, {task.spec or 'clean'}")
+    say(console, f"{task.output}: {counted(outcome.facts['frames'], 'frame')}, {task.spec or 'clean'}")
     say(console, stages_line([outcome]))
     return 0
 
 
-def say(console: Console, line: str) -> None:
-    """A line as it is, however wide the terminal."""
-    console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-
 def _size(file: Path) -> float:
     return float(file.stat().st_size) if file.is_file() else 0.0
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"
 
 
 def _more(count: int) -> str:

@@ -9,7 +9,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -18,7 +18,7 @@ import numpy as np
 from pydantic import Field, field_validator, model_validator
 
 from squall.actors.file_corruption import FileOutcome, FileTask
-from squall.algorithms.corruption import KINDS, STANDARD_KINDS, CorruptionSpec, Mixture, parse_spec, render
+from squall.algorithms.corruption import CorruptionSpec, Mixture, expand_kinds, parse_spec, render
 from squall.jobs.corrupt_sources import IMAGE_SUFFIXES, MANIFEST_SUFFIXES, VIDEO_SUFFIXES, Clip, find_clips, slug
 from squall.platform.config import Config
 from squall.platform.errors import ConfigError, DataError
@@ -208,12 +208,6 @@ def find_variants(config: CorruptConfig) -> Iterator[Variant]:
                     _try(spec)
                     yield Variant(f"{slug(kind)}/{severity:g}", kind, severity)
                 seen.add(str(spec))
-
-
-def expand_kinds(kinds: Iterable[str]) -> tuple[str, ...]:
-    """Kinds with `standard` and `all` written out, each once."""
-    groups = {"standard": STANDARD_KINDS, "all": tuple(KINDS)}
-    return tuple(dict.fromkeys(kind for word in kinds for kind in groups.get(word, (word,))))
 
 
 def make_record(work: Work, outcome: FileOutcome) -> dict[str, Any]:

@@ -13,6 +13,7 @@ from rich.console import Console
 from squall.actors.excerpts import SECONDS, SIDE, Excerpt, ExcerptTask, make_excerpts
 from squall.algorithms.corruption import parse_spec
 from squall.jobs.corrupt_plan import CorruptConfig, Variant, Work
+from squall.jobs.corrupt_show import counted, say
 from squall.jobs.corrupt_sources import Clip
 from squall.platform.errors import DataError
 from squall.platform.report.contact_sheet import SheetRow, write_contact_sheet
@@ -31,15 +32,15 @@ def write_preview(work: Work, config: CorruptConfig, workers: int, command: str,
     shots, problems = shoot(work, config, clips, workers, console)
     whole = [place for place in range(len(clips)) if (place, CLEAN) in shots]
     for problem in problems:
-        console.print(f"not shown: {problem}", soft_wrap=True, highlight=False, markup=False)
+        say(console, f"not shown: {problem}")
     if not whole or len(shots) == len(whole):
         raise DataError(f"{work.output}: no preview could be made: {problems[0] if problems else 'no clip was corrupted'}",
                         reason="no_clips")
-    title = f"{_count(len(whole), 'clip')}, {_count(len(work.variants), 'corruption')}"
+    title = f"{counted(len(whole), 'clip')}, {counted(len(work.variants), 'corruption')}"
     sheet = write_sheet(work, config, clips, shots, title)
     page = write_page(work, config, clips, shots, title, command)
     for file in (sheet, page):
-        console.print(f"preview: {file}", soft_wrap=True, highlight=False, markup=False)
+        say(console, f"preview: {file}")
 
 
 def choose_clips(work: Work, count: int) -> list[int]:
@@ -129,7 +130,3 @@ def _text(variant: Variant, clip: Clip, seed: int) -> str | None:
 
 def _written(work: Work) -> bool:
     return (work.output / "manifest.jsonl").is_file()
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import math
-import os
-import sys
 from itertools import groupby
 
 from rich.box import SIMPLE_HEAD
@@ -52,8 +50,6 @@ def describe_parameters(kind: Kind) -> str:
 
 def print_check(name: str, console: Console) -> int:
     """Check a kind and print a line for each property. Returns 0 when none failed, else 1."""
-    if os.getcwd() not in sys.path:
-        sys.path.insert(0, os.getcwd())
     results = check_kind(name)
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     table.add_column("check", no_wrap=True)
@@ -69,3 +65,13 @@ def print_check(name: str, console: Console) -> int:
         verdict += "; the others could not be tried"
     console.print(f"{name}: {verdict}", soft_wrap=True, highlight=False, markup=False)
     return 1 if failed else 0
+
+
+def say(console: Console, line: str) -> None:
+    """A line as it is, however wide the terminal."""
+    console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def counted(number: int, noun: str) -> str:
+    """``1 clip``, ``2,000 clips``."""
+    return f"{number:,} {noun}{'' if number == 1 else 's'}"

@@ -14,7 +14,7 @@ from pydantic import Field, field_validator, model_validator
 
 from squall.actors.rollout_engine import EngineConfig
 from squall.actors.sampling import GroupPlan, SamplerConfig, WorkersConfig
-from squall.algorithms.corruption import KINDS, STANDARD_KINDS, parse_spec
+from squall.algorithms.corruption import expand_kinds, parse_spec
 from squall.algorithms.rewards import RewardConfig, canonical_answer, parse_number
 from squall.platform.config import Config, validate
 from squall.platform.errors import ConfigError, nearest
@@ -120,8 +120,7 @@ class AskConfig(Config):
                     parse_spec(kind, severity=0.5, seed=0)
                 except ConfigError as error:
                     raise ValueError(f"{error}; or standard, or all") from None
-        sets = {"all": tuple(KINDS), "standard": STANDARD_KINDS}
-        return tuple(dict.fromkeys(one for kind in kinds for one in sets.get(kind, (kind,))))
+        return expand_kinds(kinds)
 
     @model_validator(mode="after")
     def _consistent(self) -> AskConfig:

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from functools import cached_property
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -83,18 +84,19 @@ class CorruptionConfig(Config):
     @model_validator(mode="after")
     def _known(self) -> CorruptionConfig:
         try:
-            self.mixture()
+            _ = self.mixture
         except ConfigError as error:
             raise ValueError(str(error)) from None
         return self
 
+    @cached_property
     def mixture(self) -> Mixture:
         """What clips' corruptions are drawn from."""
         return Mixture.of(self.kinds, self.severity)
 
     def draw(self, seed: int) -> CorruptionSpec | None:
         """The corruption that belongs to a seed, or none."""
-        return self.mixture().draw(seed)
+        return self.mixture.draw(seed)
 
 
 class SessionConfig(Config):

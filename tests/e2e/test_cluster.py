@@ -26,7 +26,7 @@ from squall.actors import job_client
 from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
 
 pytestmark = pytest.mark.cluster
-START_S = 180
+START_S = 60
 Head = tuple[str, int, int]
 """Address of its dashboard, port of its metrics, port to join it."""
 TRAIN = ["train", "tgrpo", "@demo", "evaluation.manifest=null", "groups_per_step=4", "max_sampled_groups=60"]

@@ -446,7 +446,7 @@ def test_every_kind_is_listed_with_its_parameters(capsys: pytest.CaptureFixture[
 
 def test_the_check_prints_a_line_for_each_property_and_its_status(
         tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
-    monkeypatch.chdir(tmp_path)
+    monkeypatch.syspath_prepend(tmp_path)
     (tmp_path / "kinds_to_check.py").write_text(
         "def half(frames, timeline, *, severity):\n    frames[:] = frames // 2\n\n"
         "def dim(frames, timeline, *, severity):\n    frames[:] = (frames * (1 - severity)).astype(frames.dtype)\n")

@@ -21,21 +21,13 @@ from squall.algorithms.corruption.calibration import CALIBRATION
 from squall.algorithms.corruption.mask import token_mask
 from squall.algorithms.corruption.registry import KINDS, Kind, Parameter, check_spec, corruption, find_kind
 from squall.algorithms.corruption.render import Rendered, frame_map, render, render_clip, render_with_masks
-from squall.algorithms.corruption.spec import Mixture, make_spec, parse_spec, sample_spec
+from squall.algorithms.corruption.spec import STANDARD_KINDS, Mixture, expand_kinds, make_spec, parse_spec, sample_spec
 from squall.algorithms.corruption.temporal import shuffle_frames
 from squall.algorithms.corruption.timeline import FrameMap, Timeline
 from squall.platform.records import CorruptionSpec
 
-STANDARD_KINDS = (
-    "dusk", "night", "overexposure", "shadow", "light_rain", "heavy_rain", "storm", "snow", "hail", "fog", "blocks_static",
-    "blocks_dynamic", "lens_drops", "translation", "zoom", "rotation", "shake", "motion_blur", "random_drop", "segment_drop",
-    "freeze", "noise", "compression",
-)
-"""What training and evaluation draw from unless told otherwise: what happens to cameras outside. Masks and the other temporal
-kinds are for ablations and controls."""
-
 __all__ = [
     "CALIBRATION", "KINDS", "STANDARD_KINDS", "CorruptionSpec", "FrameMap", "Kind", "Mixture", "Parameter", "Rendered",
-    "Timeline", "check_spec", "corruption", "find_kind", "frame_map", "make_spec", "parse_spec", "render", "render_clip",
-    "render_with_masks", "sample_spec", "shuffle_frames", "token_mask",
+    "Timeline", "check_spec", "corruption", "expand_kinds", "find_kind", "frame_map", "make_spec", "parse_spec", "render",
+    "render_clip", "render_with_masks", "sample_spec", "shuffle_frames", "token_mask",
 ]

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -14,6 +14,19 @@ from squall.platform.records import CorruptionSpec
 
 _WORDS = ("seed", "frames", "calibration", "checkpoint", "severity")
 _SEEDS = 2**31
+STANDARD_KINDS = (
+    "dusk", "night", "overexposure", "shadow", "light_rain", "heavy_rain", "storm", "snow", "hail", "fog", "blocks_static",
+    "blocks_dynamic", "lens_drops", "translation", "zoom", "rotation", "shake", "motion_blur", "random_drop", "segment_drop",
+    "freeze", "noise", "compression",
+)
+"""What training and evaluation draw from unless told otherwise: what happens to cameras outside. Masks and the other temporal
+kinds are for ablations and controls."""
+
+
+def expand_kinds(kinds: Iterable[str]) -> tuple[str, ...]:
+    """Kinds with ``standard`` and ``all`` written out, each once."""
+    groups = {"standard": STANDARD_KINDS, "all": tuple(KINDS)}
+    return tuple(dict.fromkeys(kind for word in kinds for kind in groups.get(word, (word,))))
 
 
 def make_spec(kind: str, severity: float, seed: int, *, span: tuple[int, int] | None = None, calibration: int = CALIBRATION,
