@@ -335,6 +335,7 @@ def _masked(values_BL: torch.Tensor, mask_BL: torch.Tensor) -> torch.Tensor:
 
 
 def _aggregate(loss_BL: torch.Tensor, tokens_B: torch.Tensor, config: TGRPOConfig) -> torch.Tensor:
+    """Terms about 1 cancel to sums near 0, so they are added in float64; the gradient is the same."""
     if config.loss_aggregation == "token":
-        return loss_BL.sum()
-    return (loss_BL.sum(dim=1) / tokens_B.clamp(min=1)).sum()
+        return loss_BL.sum(dtype=torch.float64).float()
+    return (loss_BL.sum(dim=1, dtype=torch.float64) / tokens_B.clamp(min=1)).sum().float()
