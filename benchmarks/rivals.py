@@ -28,7 +28,7 @@ METHODS: dict[str, tuple[str, ...]] = {
     "T-GRPO": ("tgrpo", "@demo", f"steps={TGRPO_STEPS}"),
     "clean-only GRPO": (
         "tgrpo", "@demo", f"steps={TGRPO_STEPS}", "tgrpo.optimise=clean", "tgrpo.samples_per_group=12", "tgrpo.contrast=off",
-        "tgrpo.train_clean_anchors=false", "tgrpo.shuffled_samples=0", "rewards.weights={accuracy: 1.0, format: 0.2}"),
+        "tgrpo.shuffled_samples=0", "rewards.weights={accuracy: 1.0, format: 0.2}"),
     "SFT on corrupted clips": (
         "sft", "@sft", f"steps={SFT_STEPS}", "model.path=@embedded", "corruption.severity=[0.0, 0.9]",
         "learner.optimiser.learning_rate=1.0e-4", "evaluation.severity=0.7"),

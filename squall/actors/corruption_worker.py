@@ -55,11 +55,11 @@ class CorruptionWorker:
         """Returns the process id, while a call is running too."""
         return os.getpid()
 
-    def prepare(self, sample: VideoSample, spec: CorruptionSpec | None, branches: Sequence[Branch],
-                seed: int) -> tuple[object, ...]:
+    def prepare(self, sample: VideoSample, spec: CorruptionSpec | None, branches: Sequence[Branch], seed: int,
+                shuffled_from: Branch = Branch.CORRUPTED) -> tuple[object, ...]:
         """Render a question's clips. Call with ``num_returns = 1 + len(branches)``.
 
-        The shuffled branch permutes the corrupted clip where there is a corruption, else the clean one.
+        The shuffled branch permutes the frames of `shuffled_from`; without a corruption the corrupted clip is the clean one.
 
         Returns:
             A `Rendering`, then one `Clip` per branch: separate objects that the caller owns.
@@ -74,8 +74,9 @@ class CorruptionWorker:
         corruption_s = 0.0 if spec is None else time.monotonic() - started
         clips = {Branch.CLEAN: clean, Branch.CORRUPTED: corrupted}
         if Branch.SHUFFLED in branches:
-            frames, _ = shuffle_frames(corrupted.frames, derive_seed(seed, sample.id, Branch.SHUFFLED.value))
-            clips[Branch.SHUFFLED] = _with_frames(corrupted, frames)
+            ordered = clips[shuffled_from]
+            frames, _ = shuffle_frames(ordered.frames, derive_seed(seed, sample.id, Branch.SHUFFLED.value))
+            clips[Branch.SHUFFLED] = _with_frames(ordered, frames)
         chosen = [clips[branch] for branch in branches]
         hashes = {branch: clip.content_hash for branch, clip in zip(branches, chosen, strict=True)}
         return Rendering(hashes, sum(len(clip.frames) for clip in chosen), corruption_s), *chosen

@@ -9,28 +9,29 @@ from __future__ import annotations
 import time
 from collections import Counter, deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from pathlib import Path
-from statistics import fmean
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import ray
-from pydantic import Field
 from ray.exceptions import RayError, RayTaskError
 
 from squall.actors.cluster import namespace_for
-from squall.actors.corruption_worker import CorruptionWorker, Rendering
+from squall.actors.corruption_worker import CorruptionWorker
+from squall.actors.groups import GroupPlan, Prepared, SampledOutcome, SamplerConfig, Work
 from squall.actors.health import WorkerState
-from squall.actors.reward_worker import RewardWorker
-from squall.actors.rollout_engine import EngineConfig, GenerateRequest, RolloutEngine
+from squall.actors.judge_config import POLICY
+from squall.actors.reward_worker import Assessing, Failure, Scoring, reward_worker
+from squall.actors.rollout_engine import Completion, GenerateRequest, RolloutEngine
 from squall.actors.supervisor import Change, Supervisor, Worker
-from squall.algorithms.rewards import RewardConfig
-from squall.platform.config import Config
+from squall.algorithms.difficulty import Assessment, Decision, assess_verdict, decide
+from squall.algorithms.judging import ANSWERABLE_PATTERN, UnreadableReply, Verdict, answerable_question, parse_answerable
 from squall.platform.errors import DataError, SquallError, cause
-from squall.platform.models import ModelConfig, load_processor, render_prompt
-from squall.platform.prompts import build_messages, prompt_template
-from squall.platform.records import Branch, CorruptionSpec, MediaType, SamplingSpec, ScoredGroup, VideoSample
-from squall.platform.video import FrameSampling
+from squall.platform.models import load_processor, render_prompt, resolve_model_path
+from squall.platform.prompts import ask_about, build_messages, prompt_template
+from squall.platform.records import Branch, SamplingSpec, VideoSample
+
+VERDICT_TOKENS = 16
+"""Room for "YES 0.8", whatever the tokenizer."""
 
 
 class Publisher(Protocol):
@@ -38,115 +39,6 @@ class Publisher(Protocol):
 
     def __call__(self, version: int, engines: Sequence[int], *, reconnect: bool) -> Sequence[int]:
         """Hand a version to the engines of these numbers; returns those of engines that died meanwhile."""
-
-
-class WorkersConfig(Config):
-    """CPU workers beside the engines."""
-
-    corruption_count: int = Field(1, ge=1)
-    """Actors that decode and corrupt clips."""
-    corruption_cpus: float = Field(0.5, gt=0)
-    """CPUs that Ray reserves for each."""
-    reward_count: int = Field(1, ge=1)
-    """Actors that score answers."""
-    reward_cpus: float = Field(0.25, gt=0)
-    """CPUs that Ray reserves for each."""
-    max_groups_in_flight: int = Field(64, ge=1)
-    """Groups between corruption and reward at any time."""
-    group_timeout_s: float = Field(600.0, gt=0)
-    """How long one group may take. Before that the worker it waits for is asked whether it lives, and replaced if not; past it
-    the run stops and says which phase is stuck."""
-    max_attempts: int = Field(3, ge=1)
-    """How often a group is tried when an actor dies, before it is dropped and counted."""
-
-
-@dataclass(frozen=True, slots=True)
-class GroupPlan:
-    """What to sample for one question. `branches` says how many answers each branch gets.
-
-    The shuffled branch permutes the corrupted clip's frames where there is a corruption, else the clean clip's.
-    """
-
-    group_id: str
-    sample: VideoSample
-    corruption: CorruptionSpec | None
-    branches: Mapping[Branch, int]
-    sampling: SamplingSpec
-
-
-@dataclass(frozen=True, slots=True)
-class Failure:
-    """Why there is no group. Never a reward of 0."""
-
-    reason: str
-    """Short snake_case word under which the loss is counted."""
-    message: str
-
-
-@dataclass(frozen=True, slots=True)
-class Prepared:
-    """A plan's clips, rendered and in the object store."""
-
-    plan: GroupPlan
-    prompt: str = ""
-    clip_hashes: Mapping[Branch, str] = field(default_factory=dict)
-    clips: Mapping[str, Any] = field(default_factory=dict)
-    """References to the clips by content hash."""
-    failure: Failure | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class SampledOutcome:
-    """What became of a plan: a scored group with references to its clips by content hash, or a failure."""
-
-    plan: GroupPlan
-    scored: ScoredGroup | None = None
-    clips: Mapping[str, Any] = field(default_factory=dict)
-    failure: Failure | None = None
-
-
-@dataclass(frozen=True)
-class SamplerConfig:
-    """Everything the rollout side needs; made by a job from its own configuration."""
-
-    run_id: str
-    model_path: str
-    model: ModelConfig
-    engine: EngineConfig
-    workers: WorkersConfig
-    frames: FrameSampling
-    cache: Path | None
-    prompt_template: str
-    rewards: RewardConfig
-    logs: Path | None = None
-    """Folder for what the actors print; None leaves it to Ray."""
-
-    def log_of(self, role: str, number: int) -> Path | None:
-        """The file of one actor."""
-        return None if self.logs is None else self.logs / f"{role}-{number}.log"
-
-
-@dataclass(slots=True)
-class Work:
-    """What was rendered and sampled in some time."""
-
-    amounts: Counter[str] = field(default_factory=Counter)
-    """Clips, frames, answers and tokens."""
-    corruption_s: dict[str, list[float]] = field(default_factory=dict)
-    """Seconds of every corrupted clip, by kind."""
-
-    def add(self, plan: GroupPlan, rendering: Rendering, group: ScoredGroup) -> None:
-        """Count one group."""
-        rollouts = group.sampled.rollouts
-        self.amounts.update(clips=len(rendering.clip_hashes), frames=rendering.frames, answers=len(rollouts),
-                            tokens=sum(len(rollout.token_ids) for rollout in rollouts))
-        if plan.corruption is not None:
-            self.corruption_s.setdefault(plan.corruption.name, []).append(rendering.corruption_s)
-
-    def metrics(self, seconds: float) -> dict[str, float]:
-        """Amounts per second of a time this long, and the mean milliseconds of each corruption."""
-        rates = {f"{name}_per_s": amount / seconds for name, amount in self.amounts.items()}
-        return rates | {f"corruption_ms/{kind}": 1000 * fmean(times) for kind, times in self.corruption_s.items()}
 
 
 @dataclass(slots=True)
@@ -160,9 +52,12 @@ class _Flight:
     """Weights that the engines held when it started."""
     workers: Mapping[str, Worker]
     rendering: Any
-    clips: list[Any]
+    clips: Mapping[Branch, Any]
     answers: list[Any]
     deadline: float
+    assessing: bool = False
+    """Whether it is the question's difficulty that is being asked for."""
+    assessment: Assessment | None = None
     asked: bool = False
     """Whether the worker that it waits for has been asked if it lives."""
 
@@ -190,6 +85,7 @@ class GroupSampler:
         self._retried: Counter[str] = Counter()
         self._work = Work()
         self._kept: list[tuple[Hashable, SampledOutcome]] = []
+        self._judges: list[Any] = []
         self._idle_since: float | None = time.monotonic()
         self._idle_s = 0.0
 
@@ -209,15 +105,40 @@ class GroupSampler:
         if not engines:
             self._supervisor.add("corruption", corruption)
             return
-        rewards = [
-            RewardWorker.options(**named("reward", i, workers.reward_cpus)).remote(
-                workers.reward_cpus, config.rewards, config.log_of("reward", i))
-            for i in range(workers.reward_count)]
         started = [
             self._engine_class.options(**named("engine", i, config.engine.cpus, config.engine.gpus)).remote(
                 config.model_path, config.engine, config.log_of("engine", i)) for i in range(config.engine.count)]
+        judges = self._judge_engines(started, named)
+        rewards = [
+            reward_worker(config.judge, **named("reward", i, workers.reward_cpus)).remote(
+                workers.reward_cpus, config.rewards, config.judge, config.ledger, judges, config.log_of("reward", i))
+            for i in range(workers.reward_count)]
         for role, actors in (("corruption", corruption), ("reward", rewards), ("engine", started)):
             self._supervisor.add(role, actors)
+        if config.needs_judge:
+            self._check_judge(rewards[0])
+
+    def _judge_engines(self, policy: list[Any], named: Callable[..., dict[str, Any]]) -> list[Any]:
+        """The policy's engines or newly started ones, where engines judge."""
+        judge = self._config.judge
+        if not self._config.needs_judge or judge.kind != "engine":
+            return []
+        if judge.model == POLICY:
+            return policy
+        path = resolve_model_path(judge.model)
+        self._judges = [
+            self._engine_class.options(**named("judge", i, judge.engine.cpus, judge.engine.gpus)).remote(
+                path, judge.engine, self._config.log_of("judge", i)) for i in range(judge.engine.count)]
+        return self._judges
+
+    def _check_judge(self, worker: Any) -> None:
+        try:
+            ray.get([judge.ready.remote() for judge in self._judges], timeout=self._config.judge.engine.startup_timeout_s)
+            ray.get(worker.check_judge.remote(), timeout=self._config.judge.engine.startup_timeout_s)
+        except RayTaskError as error:
+            raise error.cause if isinstance(error.cause, SquallError) else SquallError(f"judge: {cause(error)}") from None
+        except RayError as error:
+            raise SquallError(f"judge: {cause(error)}") from error
 
     def run(self, plans: Sequence[GroupPlan], meanwhile: Callable[[], None] = lambda: None) -> list[SampledOutcome]:
         """Sample and score every plan; the outcomes stand in the order of `plans`, whichever worker was faster.
@@ -319,24 +240,47 @@ class GroupSampler:
         self._note_idle()
 
     def _fly(self, key: Hashable, plan: GroupPlan, attempt: int, workers: Mapping[str, Worker]) -> None:
-        branches = _branches(plan)
-        rendering, *clips = workers["corruption"].actor.prepare.options(num_returns=1 + len(branches)).remote(
-            plan.sample, plan.corruption, branches, plan.sampling.seed or 0)
-        prompt = self._prompt(plan.sample)
-        answers = [workers["engine"].actor.generate.remote(
-            GenerateRequest(prompt, plan.sample.id, f"{plan.group_id}#{attempt}", branch, plan.branches[branch],
-                            plan.sampling), clip) for branch, clip in zip(branches, clips, strict=True)]
-        final = workers["reward"].actor.score.remote(plan.group_id, plan.sample, prompt, plan.corruption, rendering, *answers)
+        rendering, clips = self._render(plan, workers["corruption"])
         deadline = time.monotonic() + self._config.workers.group_timeout_s
-        self._flights[final] = _Flight(key, plan, attempt, self._version, workers, rendering, clips, answers, deadline)
+        flight = _Flight(key, plan, attempt, self._version, workers, rendering, clips, [], deadline)
+        if plan.assessed_first:
+            self._assess(flight)
+        else:
+            self._sample(flight)
+
+    def _assess(self, flight: _Flight) -> None:
+        """Ask whether the corrupted clip shows enough to answer the question."""
+        plan, clip = flight.plan, flight.clips[Branch.CORRUPTED]
+        flight.assessing = True
+        if plan.difficulty.reading == "self":
+            messages = ask_about(plan.sample, answerable_question(plan.sample))
+            final = flight.workers["engine"].actor.complete.remote(
+                messages, SamplingSpec(0.0, 1.0, VERDICT_TOKENS), f"{plan.group_id}#{flight.attempt}?", plan.sample.id, clip,
+                ANSWERABLE_PATTERN)
+        else:
+            final = flight.workers["reward"].actor.assess.remote(plan.sample, clip)
+        flight.answers = [final]
+        self._flights[final] = flight
+
+    def _sample(self, flight: _Flight) -> None:
+        """Ask the question about every branch's clip, and score the answers."""
+        plan, branches = flight.plan, flight.plan.sampled
+        flight.assessing = False
+        prompt = self._prompt(plan.sample)
+        flight.answers = [flight.workers["engine"].actor.generate.remote(
+            GenerateRequest(prompt, plan.sample.id, f"{plan.group_id}#{flight.attempt}", branch, plan.branches[branch],
+                            plan.sampling), flight.clips[branch]) for branch in branches]
+        final = flight.workers["reward"].actor.score.remote(
+            plan.group_id, plan.sample, prompt, plan.corruption, flight.rendering, *flight.answers)
+        self._flights[final] = flight
 
     def _prompt(self, sample: VideoSample) -> str:
         return render_prompt(self._processor, build_messages(sample, self._template))
 
     def _settle(self, reference: Any, flight: _Flight) -> SampledOutcome | None:
-        """The outcome of a finished flight, or None when it is to be tried again."""
+        """The outcome of a finished flight, or None when it goes on or is to be tried again."""
         try:
-            scored: ScoredGroup = ray.get(reference)
+            result = ray.get(reference)
         except DataError as error:
             return SampledOutcome(flight.plan, failure=Failure(error.reason, str(error)))
         except RayError as error:
@@ -346,12 +290,38 @@ class GroupSampler:
                 return SampledOutcome(flight.plan, failure=Failure("task_error", message))
             reason = self._supervisor.accuse(root, list(flight.workers.values()))
             return self._try_again(flight, reason, cause(root))
+        return self._assessed(flight, result) if flight.assessing else self._scored(flight, result)
+
+    def _assessed(self, flight: _Flight, result: Assessing | Completion) -> SampledOutcome | None:
+        """Go on to sample the answers, unless the question is to be left out or put off."""
+        if isinstance(result, Assessing):
+            self._work.judged += result.judged
+        verdict = result.verdict if isinstance(result, Assessing) else self._read(result.text)
+        flight.assessment = assess_verdict(verdict, flight.plan.difficulty)
+        if decide(flight.assessment, flight.plan.difficulty) is not Decision.TRAIN:
+            return SampledOutcome(flight.plan, assessment=flight.assessment)
+        self._sample(flight)
+        return None
+
+    def _read(self, reply: str) -> Verdict | None:
+        try:
+            return parse_answerable(reply)
+        except UnreadableReply:
+            self._work.judged["unreadable"] += 1
+            return None
+
+    def _scored(self, flight: _Flight, scoring: Scoring) -> SampledOutcome | None:
+        self._work.judged += scoring.judged
+        if scoring.scored is None:
+            return SampledOutcome(flight.plan, failure=scoring.failure, assessment=flight.assessment)
+        scored = scoring.scored
         if any(rollout.weight_version < flight.version for rollout in scored.sampled.rollouts):
             self._supervisor.suspect(flight.workers["engine"], "answered from older weights")
             return self._try_again(flight, "older_weights", "answers from weights of an older version")
         self._work.add(flight.plan, ray.get(flight.rendering), scored)
-        names = [scored.sampled.clip_hashes[branch] for branch in _branches(flight.plan)]
-        return SampledOutcome(flight.plan, scored, dict(zip(names, flight.clips, strict=True)))
+        names = scored.sampled.clip_hashes
+        clips = {names[branch]: clip for branch, clip in flight.clips.items()}
+        return SampledOutcome(flight.plan, scored, clips, assessment=flight.assessment)
 
     def _try_again(self, flight: _Flight, reason: str, problem: str) -> SampledOutcome | None:
         """None after putting the plan first in line again, or a counted failure when the attempts are used up."""
@@ -379,8 +349,9 @@ class GroupSampler:
     @staticmethod
     def _stuck(flight: _Flight) -> tuple[Worker, str]:
         """The worker that a flight waits for, and what for."""
+        asked = "reward" if flight.assessing and flight.plan.difficulty.reading == "judge" else "engine"
         for role, references, phase in (("corruption", [flight.rendering], "decoding and corrupting the clip"),
-                                        ("engine", flight.answers, "sampling answers")):
+                                        (asked, flight.answers, "an assessment" if flight.assessing else "sampling answers")):
             ready, _ = ray.wait(references, num_returns=len(references), timeout=0)
             if len(ready) < len(references):
                 return flight.workers[role], phase
@@ -388,21 +359,27 @@ class GroupSampler:
 
     def prepare(self, plans: Sequence[GroupPlan]) -> Iterator[Prepared]:
         """Start rendering the clips of plans, about which nothing will be asked; yields them in order, waiting for each."""
-        calls = [(plan, self._render(plan)) for plan in plans]
-        return (self._prepared(plan, references) for plan, references in calls)
+        calls = [(plan, self._render(plan, self._corruption_worker())) for plan in plans]
+        return (self._prepared(plan, *call) for plan, call in calls)
 
-    def _render(self, plan: GroupPlan) -> list[Any]:
-        branches = _branches(plan)
+    def _corruption_worker(self) -> Worker:
         while (worker := self._supervisor.choose("corruption")) is None:
             self._supervisor.tick()
             time.sleep(0.05)
-        return worker.actor.prepare.options(num_returns=1 + len(branches)).remote(
-            plan.sample, plan.corruption, branches, plan.sampling.seed or 0)
+        return worker
 
-    def _prepared(self, plan: GroupPlan, references: list[Any]) -> Prepared:
+    @staticmethod
+    def _render(plan: GroupPlan, worker: Worker) -> tuple[Any, dict[Branch, Any]]:
+        """References to what is known of a plan's clips, and to each."""
+        branches = plan.rendered
+        rendering, *clips = worker.actor.prepare.options(num_returns=1 + len(branches)).remote(
+            plan.sample, plan.corruption, branches, plan.sampling.seed or 0, plan.shuffled_from)
+        return rendering, dict(zip(branches, clips, strict=True))
+
+    def _prepared(self, plan: GroupPlan, rendering: Any, clips: Mapping[Branch, Any]) -> Prepared:
         for attempt in range(self._config.workers.max_attempts):
             try:
-                hashes = ray.get(references[0], timeout=self._config.workers.group_timeout_s).clip_hashes
+                hashes = ray.get(rendering, timeout=self._config.workers.group_timeout_s).clip_hashes
             except DataError as error:
                 return Prepared(plan, failure=Failure(error.reason, str(error)))
             except RayError as error:
@@ -410,10 +387,9 @@ class GroupSampler:
                 self._retried[self._supervisor.accuse(error, self._supervisor.of("corruption"))] += 1
                 self._supervisor.settle("corruption")
                 if attempt + 1 < self._config.workers.max_attempts:
-                    references = self._render(plan)
+                    rendering, clips = self._render(plan, self._corruption_worker())
                 continue
-            clips = {hashes[branch]: clip for branch, clip in zip(_branches(plan), references[1:], strict=True)}
-            return Prepared(plan, self._prompt(plan.sample), hashes, clips)
+            return Prepared(plan, self._prompt(plan.sample), hashes, {hashes[branch]: clip for branch, clip in clips.items()})
         message = f"sample {plan.sample.id}: {self._config.workers.max_attempts} attempts failed: {problem}"
         return Prepared(plan, failure=Failure("infrastructure", message))
 
@@ -464,8 +440,8 @@ class GroupSampler:
 
     def stop(self) -> None:
         """End all actors."""
-        for worker in self._supervisor.workers:
-            ray.kill(worker.actor)
+        for actor in (*(worker.actor for worker in self._supervisor.workers), *self._judges):
+            ray.kill(actor)
 
 
 @dataclass(frozen=True, slots=True)
@@ -474,9 +450,3 @@ class _BatchKey:
 
     batch: object
     position: int
-
-
-def _branches(plan: GroupPlan) -> list[Branch]:
-    """The branches that are sampled; an image has no frames to shuffle."""
-    image = plan.sample.media_type is MediaType.IMAGE
-    return [branch for branch, count in plan.branches.items() if count and not (image and branch is Branch.SHUFFLED)]

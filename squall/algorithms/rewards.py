@@ -1,4 +1,4 @@
-"""Rewards of an answer: accuracy by problem type, format, consistency with the clean answers, length, temporal.
+"""Rewards of an answer: accuracy, format, alignment with the clean answers, length, temporal.
 
 Pure functions; an actor runs them on workers. `REWARDS` holds the built-in ones, and ``module:function`` names a
 user's own. Sources: Video-R1 (arXiv 2503.21776) and ROVA (arXiv 2603.10652), whose published code differs from what
@@ -9,25 +9,31 @@ from __future__ import annotations
 
 import importlib
 import math
-import re
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property, lru_cache
-from typing import Any
+from functools import cached_property
 
 from pydantic import Field, field_validator
 
+from squall.algorithms.accuracy import PUBLISHED_CORRECT_ABOVE, accuracy
+from squall.algorithms.alignment import (
+    RIGHT_ABOVE,
+    AlignmentConfig,
+    Compare,
+    answer_similarity,
+    find_references,
+    reasoning_similarities,
+)
+from squall.algorithms.reasoning import rule_similarity
 from squall.platform.config import Config
 from squall.platform.errors import ConfigError, DataError, nearest
 from squall.platform.prompts import FORMAT_PATTERN, extract_answer
-from squall.platform.records import Branch, ProblemType, SampledGroup, ScoredGroup
+from squall.platform.records import Branch, SampledGroup, ScoredGroup
 
-PUBLISHED_CORRECT_ABOVE = 0.1
-"""Video-R1's code counts a graded answer as correct above this accuracy."""
 
-_OPTION_LETTER = re.compile(r"\(?([A-Za-z])(?:[.:)]+|\)?[.:]?\s*$)(?:\s.*)?", re.DOTALL)
-_NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d*)(?:\.\d*)?(?:[eE][+-]?\d+)?")
+def compare_by_rule(pairs: Sequence[tuple[str, str]]) -> Sequence[float]:
+    """Similarity of reasoning texts by `rule_similarity`: what compares them where no judge is given."""
+    return [rule_similarity(first, second) for first, second in pairs]
 
 
 class RewardConfig(Config):
@@ -39,6 +45,8 @@ class RewardConfig(Config):
     """Weight per reward: a built-in name or ``module:function``. Weight 0 computes and logs without training on it."""
     length_bonus_tokens: tuple[int, int] = (320, 512)
     """Inclusive range of answer lengths, in tokens, that the ``length`` reward favours."""
+    alignment: AlignmentConfig = AlignmentConfig()
+    """What the `consistency`, `reasoning` and `alignment` rewards compare an answer with."""
     published_quirks: bool = False
     """Score as Video-R1's code does, including where it is wrong: "3.0" is not 3, an exact 0 scores 0 (docs)."""
 
@@ -54,6 +62,11 @@ class RewardConfig(Config):
                 raise ValueError(f"weight of reward '{name}' is {weight}; a finite number is needed")
         return weights
 
+    @property
+    def needs_judge(self) -> bool:
+        """Whether a reward compares reasoning."""
+        return "reasoning" in self.weights or ("alignment" in self.weights and self.alignment.reasoning_weight > 0)
+
 
 @dataclass(frozen=True)
 class RewardContext:
@@ -61,6 +74,8 @@ class RewardContext:
 
     group: SampledGroup
     config: RewardConfig
+    compare: Compare = compare_by_rule
+    """Judges the similarity of reasoning texts."""
 
     @cached_property
     def answers(self) -> tuple[str | None, ...]:
@@ -73,6 +88,30 @@ class RewardContext:
         sample, quirks = self.group.sample, self.config.published_quirks
         return tuple(accuracy(answer, sample.solution, sample.problem_type, quirks) for answer in self.answers)
 
+    @cached_property
+    def references(self) -> tuple[int | None, ...]:
+        """Position in ``group.rollouts`` of what each answer is held against, as `rewards.alignment` says."""
+        return find_references(self.config.alignment, self.group, self.answers, self.accuracies)
+
+    @cached_property
+    def excluded(self) -> tuple[bool, ...]:
+        """Whether an answer earns nothing for agreeing, because it is wrong and `rewards.alignment.exclude_wrong` is set."""
+        return tuple(self.config.alignment.exclude_wrong and value <= RIGHT_ABOVE for value in self.accuracies)
+
+    @cached_property
+    def answer_similarities(self) -> tuple[float, ...]:
+        """Sim_a of each rollout with its reference."""
+        kind = self.group.sample.problem_type
+        return tuple(
+            0.0 if reference is None or excluded else answer_similarity(answer, self.answers[reference], kind)
+            for answer, reference, excluded in zip(self.answers, self.references, self.excluded, strict=True)
+        )
+
+    @cached_property
+    def reasoning_similarities(self) -> tuple[float, ...]:
+        """Sim_r of each rollout with its reference; the judge is asked once for the whole group."""
+        return reasoning_similarities(self.config.alignment, self.group, self.references, self.excluded, self.compare)
+
     def indices(self, branch: Branch) -> list[int]:
         """Positions in ``group.rollouts`` of one branch."""
         return [i for i, rollout in enumerate(self.group.rollouts) if rollout.branch == branch]
@@ -82,14 +121,18 @@ RewardFunction = Callable[[RewardContext], Sequence[float]]
 """Returns one finite, unweighted number per rollout, in the order of ``context.group.rollouts``."""
 
 
-def score_group(group: SampledGroup, config: RewardConfig) -> ScoredGroup:
+def score_group(group: SampledGroup, config: RewardConfig, compare: Compare = compare_by_rule) -> ScoredGroup:
     """Compute every configured reward, and accuracy always, for all rollouts of a group.
+
+    Args:
+        compare: judges the similarity of reasoning texts.
 
     Raises:
         ConfigError: a user's reward cannot be imported or does not return one number per rollout.
-        DataError: a reward failed on this sample or is not finite (reason ``reward_error``); it is never taken as 0.
+        DataError: a reward failed on this sample or is not finite (reason ``reward_error``), or the judge gave no verdict
+            (its own reason); it is never taken as 0.
     """
-    context = RewardContext(group, config)
+    context = RewardContext(group, config, compare)
     columns = {name: _evaluate(name, reward, context) for name, reward in load_rewards(config).items()}
     rows = ({name: column[i] for name, column in columns.items()} for i in range(len(group.rollouts)))
     return ScoredGroup(group, tuple(rows))
@@ -100,105 +143,6 @@ def load_rewards(config: RewardConfig) -> dict[str, RewardFunction]:
     return {name: REWARDS.get(name) or _import_reward(name) for name in ("accuracy", *config.weights)}
 
 
-# --- accuracy by problem type (ROVA and Video-R1, reward code) ---
-
-
-def accuracy(answer: str | None, solution: str, problem_type: ProblemType, published_quirks: bool = False) -> float:
-    """Score an answer against the solution, in [0, 1]. A missing answer scores 0."""
-    if answer is None:
-        return 0.0
-    return _SCORERS[ProblemType(problem_type)](answer.strip(), solution.strip(), published_quirks)
-
-
-def _multiple_choice(answer: str, solution: str, quirks: bool) -> float:
-    if quirks:
-        return float(answer == solution)
-    return float(
-        canonical_answer(answer, ProblemType.MULTIPLE_CHOICE) == canonical_answer(solution, ProblemType.MULTIPLE_CHOICE)
-    )
-
-
-def _numerical(answer: str, solution: str, quirks: bool) -> float:
-    if quirks and bool(set(answer) & set(".,")) != bool(set(solution) & set(".,")):
-        return 0.0
-    given, wanted = parse_number(answer, quirks), parse_number(solution, quirks)
-    return float(given is not None and wanted is not None and round(given, 2) == round(wanted, 2))
-
-
-def _ocr(answer: str, solution: str, quirks: bool) -> float:
-    import jiwer
-
-    reference, hypothesis = " ".join(solution.split()), " ".join(answer.split())
-    if not reference:
-        return float(not hypothesis)
-    return min(1.0, max(0.0, 1.0 - jiwer.wer(reference, hypothesis)))
-
-
-def _free_form(answer: str, solution: str, quirks: bool) -> float:
-    # ROUGE-2 of a one-word answer is 0, so that a perfect one scores 2/3; and ROUGE drops every non-Latin letter.
-    if not quirks and _plain(answer) == _plain(solution):
-        return 1.0
-    scores = _rouge_scorer().score(solution, answer)
-    return sum(score.fmeasure for score in scores.values()) / len(scores)
-
-
-def _regression(answer: str, solution: str, quirks: bool) -> float:
-    given, wanted = parse_number(answer, quirks), parse_number(solution, quirks)
-    if given is None or wanted is None:
-        return 0.0
-    error = abs(given - wanted)
-    if quirks:
-        return 1.0 - min(1.0, (error + 1e-9) / (abs(wanted) + 1e-9))
-    if wanted == 0.0:
-        return float(error < 1e-9)
-    return 1.0 - min(1.0, error / abs(wanted))
-
-
-_SCORERS: Mapping[ProblemType, Callable[[str, str, bool], float]] = {
-    ProblemType.MULTIPLE_CHOICE: _multiple_choice,
-    ProblemType.NUMERICAL: _numerical,
-    ProblemType.OCR: _ocr,
-    ProblemType.FREE_FORM: _free_form,
-    ProblemType.REGRESSION: _regression,
-}
-
-
-def canonical_answer(answer: str, problem_type: ProblemType) -> str:
-    """One spelling for answers that mean the same: "(b)" and "B. blue" become "B"; "3" and "3.00" become "3.0"."""
-    if problem_type == ProblemType.MULTIPLE_CHOICE:
-        letter = _OPTION_LETTER.fullmatch(answer.strip())
-        return letter.group(1).upper() if letter else _plain(answer)
-    if problem_type in (ProblemType.NUMERICAL, ProblemType.REGRESSION):
-        number = parse_number(answer)
-        return _plain(answer) if number is None else repr(round(number, 2) + 0.0)
-    return _plain(answer)
-
-
-def parse_number(text: str, published_quirks: bool = False) -> float | None:
-    """Read "1,000", "-3.5" or "2e3"; None for anything else, such as "3,5", "about 3" or "nan".
-
-    With `published_quirks` every comma is dropped, so that "3,5" reads as 35.
-    """
-    if not published_quirks and not _NUMBER.fullmatch(text.strip()):
-        return None
-    try:
-        number = float(text.replace(",", ""))
-    except ValueError:
-        return None
-    return number if math.isfinite(number) else None
-
-
-def _plain(text: str) -> str:
-    return " ".join(text.casefold().split())
-
-
-@lru_cache(maxsize=1)
-def _rouge_scorer() -> Any:
-    from rouge_score.rouge_scorer import RougeScorer
-
-    return RougeScorer(["rouge1", "rouge2", "rougeL"], use_stemmer=True)
-
-
 # --- the other rewards, as functions of plain values ---
 
 
@@ -207,25 +151,9 @@ def format_score(text: str) -> float:
     return float(FORMAT_PATTERN.fullmatch(text) is not None)
 
 
-def majority_answer(answers: Sequence[str | None], problem_type: ProblemType) -> str | None:
-    """The most frequent canonical answer; a tie goes to the first to occur, missing answers do not vote."""
-    votes = Counter(canonical_answer(answer, problem_type) for answer in answers if answer is not None)
-    return votes.most_common(1)[0][0] if votes else None  # most_common keeps first-seen order among equals
-
-
-def consistency(answer: str | None, majority: str | None, problem_type: ProblemType = ProblemType.FREE_FORM) -> float:
-    """1 when the answer means the same as the majority clean answer, else 0; 0 when either is missing.
-
-    ROVA's Sim_a, but against the majority of the clean branch and not a clean rollout that shares an index by chance.
-    """
-    if answer is None or majority is None:
-        return 0.0
-    return float(canonical_answer(answer, problem_type) == canonical_answer(majority, problem_type))
-
-
-def alignment(reasoning_similarity: float, answer_similarity: float) -> float:
-    """ROVA's r^A = 0.3 Sim_r + 0.7 Sim_a; Sim_r in {0, 0.5, 1}, Sim_a in {0, 1}."""
-    return 0.3 * reasoning_similarity + 0.7 * answer_similarity
+def alignment(reasoning_similarity: float, answer_similarity: float, config: AlignmentConfig) -> float:
+    """ROVA's r^A = alpha_r Sim_r + alpha_a Sim_a, by default 0.3 and 0.7; both in [0, 1]."""
+    return config.reasoning_weight * reasoning_similarity + config.answer_weight * answer_similarity
 
 
 def length_bonus(
@@ -263,9 +191,17 @@ def _format_reward(context: RewardContext) -> Sequence[float]:
 
 
 def _consistency_reward(context: RewardContext) -> Sequence[float]:
-    problem_type = context.group.sample.problem_type
-    majority = majority_answer([context.answers[i] for i in context.indices(Branch.CLEAN)], problem_type)
-    return [consistency(answer, majority, problem_type) for answer in context.answers]
+    return context.answer_similarities
+
+
+def _reasoning_reward(context: RewardContext) -> Sequence[float]:
+    return context.reasoning_similarities
+
+
+def _alignment_reward(context: RewardContext) -> Sequence[float]:
+    config, answers = context.config.alignment, context.answer_similarities
+    reasoning = context.reasoning_similarities if config.reasoning_weight else (0.0,) * len(answers)
+    return [alignment(r, a, config) for r, a in zip(reasoning, answers, strict=True)]
 
 
 def _length_reward(context: RewardContext) -> Sequence[float]:
@@ -299,6 +235,8 @@ REWARDS: Mapping[str, RewardFunction] = {
     "accuracy": _accuracy_reward,
     "format": _format_reward,
     "consistency": _consistency_reward,
+    "reasoning": _reasoning_reward,
+    "alignment": _alignment_reward,
     "length": _length_reward,
     "temporal": _temporal_reward,
 }
@@ -319,6 +257,8 @@ def _evaluate(name: str, reward: RewardFunction, context: RewardContext) -> list
     sample_id, expected = context.group.sample.id, len(context.group.rollouts)
     try:
         returned = reward(context)
+    except DataError:  # a judge that gave no verdict says so itself
+        raise
     except Exception as error:
         problem = f"reward '{name}' failed on sample {sample_id}: {type(error).__name__}: {error}"
         raise DataError(" ".join(problem.split()), sample_id=sample_id, reason="reward_error") from error

@@ -15,7 +15,10 @@ import numpy as np
 import torch
 from pydantic import Field, model_validator
 
-from squall.algorithms.rewards import PUBLISHED_CORRECT_ABOVE, RewardConfig
+from squall.algorithms.accuracy import PUBLISHED_CORRECT_ABOVE
+from squall.algorithms.alignment import AlignmentConfig
+from squall.algorithms.difficulty import DifficultyConfig
+from squall.algorithms.rewards import RewardConfig
 from squall.platform.config import Config
 from squall.platform.errors import ConfigError, DataError, nearest
 from squall.platform.records import Branch, ScoredGroup, TrainGroup
@@ -33,16 +36,18 @@ MAX_LOG_RATIO = 20.0
 class TGRPOConfig(Config):
     """Groups, advantages and loss of T-GRPO."""
 
-    optimise: Literal["perturbed", "clean"] = "perturbed"
-    """Train answers about corrupted clips, against shuffled corrupted ones; or about clean clips, against shuffled."""
+    optimise: Literal["perturbed", "clean", "both"] = "perturbed"
+    """Train answers about corrupted clips, against shuffled corrupted ones; about clean clips, against shuffled ones; or about
+    corrupted clips and, normalised within themselves and without contrast, the clean answers too."""
     samples_per_group: int = Field(8, ge=2)
     """G: answers of the trained branch."""
     clean_samples: int = Field(2, ge=0)
-    """Answers about the clean clip beside a trained corrupted branch; they vote on the consistency reward."""
+    """Answers about the clean clip beside a trained corrupted branch: what alignment holds corrupted answers against."""
+    corrupted_samples: int = Field(0, ge=0)
+    """Answers about the corrupted clip beside a trained clean branch, for optimise: clean; what ROVA's published code holds
+    clean answers against, with rewards.alignment.anchor: corrupted."""
     shuffled_samples: int = Field(4, ge=0)
     """Answers about the shuffled clip; scored, never trained."""
-    train_clean_anchors: bool = False
-    """Train the clean answers too, normalised within themselves and without contrast. For ``optimise: perturbed``."""
     normalise: Literal["std", "none"] = "std"
     """Divide centred rewards by their sample standard deviation + 1e-4, or leave them on the scale of the rewards."""
     contrast: Contrast = "post_norm"
@@ -75,18 +80,32 @@ class TGRPOConfig(Config):
             )
         if self.contrast != "off" and not self.shuffled_samples:
             raise ValueError(f"contrast: {self.contrast} needs shuffled_samples >= 1; set it, or contrast: off")
-        if self.train_clean_anchors and (self.optimise == "clean" or self.clean_samples < 2):
-            raise ValueError("train_clean_anchors needs optimise: perturbed and clean_samples >= 2")
+        if self.optimise == "both" and self.clean_samples < 2:
+            raise ValueError("optimise: both trains the clean answers too and needs clean_samples >= 2, not "
+                             f"{self.clean_samples}")
+        if self.corrupted_samples and self.optimise != "clean":
+            raise ValueError("corrupted_samples go beside a trained clean branch (optimise: clean); the size of a trained "
+                             "corrupted branch is samples_per_group")
         return self
 
     @property
     def trained_branch(self) -> Branch:
-        return Branch.CORRUPTED if self.optimise == "perturbed" else Branch.CLEAN
+        """The branch that the contrast and the group's statistics are about."""
+        return Branch.CLEAN if self.optimise == "clean" else Branch.CORRUPTED
+
+    @property
+    def corrupts(self) -> bool:
+        """Whether a corrupted clip is asked about."""
+        return self.optimise != "clean" or self.corrupted_samples > 0
 
     def branch_sizes(self) -> dict[Branch, int]:
         """Answers to sample per branch of a video; an image has no frames to shuffle, its shuffled branch is empty."""
         if self.optimise == "clean":
-            return {Branch.CLEAN: self.samples_per_group, Branch.CORRUPTED: 0, Branch.SHUFFLED: self.shuffled_samples}
+            return {
+                Branch.CLEAN: self.samples_per_group,
+                Branch.CORRUPTED: self.corrupted_samples,
+                Branch.SHUFFLED: self.shuffled_samples,
+            }
         return {
             Branch.CLEAN: self.clean_samples,
             Branch.CORRUPTED: self.samples_per_group,
@@ -99,10 +118,11 @@ class Preset(NamedTuple):
 
     tgrpo: TGRPOConfig
     rewards: RewardConfig
+    difficulty: DifficultyConfig = DifficultyConfig()
 
 
 def preset(name: str) -> Preset:
-    """Configuration of a published method: ``video_r1``. Raises ConfigError for another name."""
+    """Configuration of a published method: ``video_r1``, ``rova``, ``rova_code``. Raises ConfigError for another name."""
     if name not in _PRESETS:
         raise ConfigError(f"unknown preset '{name}'.{nearest(name, _PRESETS)} Allowed: {', '.join(_PRESETS)}")
     return _PRESETS[name]
@@ -120,7 +140,33 @@ _PRESETS: Mapping[str, Preset] = {
             loss_aggregation="sequence",
         ),
         RewardConfig(weights={"accuracy": 1.0, "format": 1.0, "length": 0.2}, published_quirks=True),
-    )
+    ),
+    # The paper as it means itself: corrupted answers trained against clean anchors, easy ones left out, difficult ones put off.
+    "rova": Preset(
+        TGRPOConfig(samples_per_group=8, clean_samples=8, shuffled_samples=4, kl_beta=0.01),
+        RewardConfig(weights={"accuracy": 1.0, "format": 1.0, "alignment": 1.0}),
+        DifficultyConfig(reading="answers"),
+    ),
+    # What its trainers run: clean answers trained, each held against the corrupted one of the same index, the temporal bonus
+    # lost on the way, nothing left out.
+    "rova_code": Preset(
+        TGRPOConfig(
+            optimise="clean",
+            samples_per_group=8,
+            corrupted_samples=8,
+            shuffled_samples=4,
+            normalise="std",
+            contrast="off",
+            kl_beta=0.04,
+            importance_cap=None,
+            loss_aggregation="sequence",
+        ),
+        RewardConfig(
+            weights={"accuracy": 1.0, "format": 1.0, "alignment": 1.0},
+            alignment=AlignmentConfig(anchor=Branch.CORRUPTED, reference="paired"),
+            published_quirks=True,
+        ),
+    ),
 }
 
 
@@ -163,7 +209,7 @@ def group_advantages(scored: ScoredGroup, config: TGRPOConfig, weights: Mapping[
         "contrast_active": float(bonus_G.any()),
     }
     clean = branches == Branch.CLEAN.value
-    if config.train_clean_anchors and clean.any():
+    if config.optimise == "both" and clean.any():
         advantages[clean] = contrast_advantages(rewards[clean], np.zeros(clean.sum()), config)
     return TrainGroup(scored, tuple(None if np.isnan(a) else float(a) for a in advantages), statistics)
 

@@ -18,8 +18,9 @@ from rich.console import Console
 from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from squall.actors.cluster import ResourcePlan, start_ray, stop_ray
-from squall.actors.sampling import GroupSampler, SampledOutcome
-from squall.algorithms.rewards import canonical_answer, majority_answer
+from squall.actors.groups import SampledOutcome
+from squall.actors.sampling import GroupSampler
+from squall.algorithms.accuracy import canonical_answer, majority_answer
 from squall.jobs.question import AskConfig, Question, prepare
 from squall.jobs.session import rollout_demands
 from squall.platform.errors import SquallError

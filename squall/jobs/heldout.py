@@ -15,9 +15,10 @@ from typing import Any
 import numpy as np
 from pydantic import Field, field_validator
 
-from squall.actors.sampling import GroupPlan, GroupSampler
+from squall.actors.groups import GroupPlan
+from squall.actors.sampling import GroupSampler
+from squall.algorithms.accuracy import accuracy
 from squall.algorithms.corruption import parse_spec
-from squall.algorithms.rewards import accuracy
 from squall.algorithms.statistics import paired_bootstrap, relative_drop
 from squall.platform.config import Config
 from squall.platform.errors import ConfigError

@@ -218,7 +218,7 @@ def group_tokens(config: TGRPOJobConfig, shape: ModelShape) -> GroupTokens:
     method = config.tgrpo
     sizes = {branch.value: count for branch, count in method.branch_sizes().items()}
     trained = {method.trained_branch.value: method.samples_per_group}
-    if method.train_clean_anchors:
+    if method.optimise == "both":
         trained[Branch.CLEAN.value] = method.clean_samples
     frames, asked = config.data.frames, QUESTION_TOKENS if config.data.prompt_template == "compact" else PROMPT_TOKENS
     return GroupTokens(clip_tokens(frames, shape), asked + timestamp_tokens(frames, shape), config.max_tokens, trained, sizes)

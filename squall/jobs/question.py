@@ -12,10 +12,11 @@ from typing import Any
 
 from pydantic import Field, field_validator, model_validator
 
+from squall.actors.groups import GroupPlan, SamplerConfig, WorkersConfig
 from squall.actors.rollout_engine import EngineConfig
-from squall.actors.sampling import GroupPlan, SamplerConfig, WorkersConfig
+from squall.algorithms.accuracy import canonical_answer, parse_number
 from squall.algorithms.corruption import expand_kinds, parse_spec
-from squall.algorithms.rewards import RewardConfig, canonical_answer, parse_number
+from squall.algorithms.rewards import RewardConfig
 from squall.platform.config import Config, validate
 from squall.platform.errors import ConfigError, nearest
 from squall.platform.machine import find_gpus

@@ -19,8 +19,9 @@ from rich.console import Console
 from rich.table import Table
 
 from squall.actors.cluster import ResourcePlan, start_ray, stop_ray
+from squall.actors.groups import SamplerConfig
 from squall.actors.learner import Learner
-from squall.actors.sampling import GroupSampler, SamplerConfig
+from squall.actors.sampling import GroupSampler
 from squall.jobs.session import learner_demand, rollout_demands
 from squall.jobs.tgrpo import ReplayStream, TGRPOJobConfig, learner_metrics, train_batch
 from squall.platform.checkpoints import read_state

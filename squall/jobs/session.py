@@ -19,10 +19,13 @@ from rich.console import Console
 
 from squall.actors.cluster import Demand, ResourcePlan, start_ray, stop_ray
 from squall.actors.gauges import RayGauges
+from squall.actors.groups import GroupPlan, SamplerConfig, WorkersConfig
+from squall.actors.judge_config import JudgeConfig
 from squall.actors.learner import Learner, LearnerConfig, Objective
 from squall.actors.logs import messages_of_ray
+from squall.actors.reward_worker import Failure
 from squall.actors.rollout_engine import EngineConfig
-from squall.actors.sampling import Failure, GroupPlan, GroupSampler, SamplerConfig, WorkersConfig
+from squall.actors.sampling import GroupSampler
 from squall.actors.timeline import actor_spans
 from squall.actors.weight_transfer import EngineFleet
 from squall.algorithms.corruption import STANDARD_KINDS, CorruptionSpec, Mixture
@@ -359,14 +362,17 @@ class Session:
             self.progress.note(f"resumed from {start}: {done}")
         self._stack.callback(self.tracker.close)
 
-    def start_sampler(self, rewards: RewardConfig, engines: bool = True) -> GroupSampler:
+    def start_sampler(self, rewards: RewardConfig, engines: bool = True, judge: JudgeConfig | None = None,
+                      needs_judge: bool = False) -> GroupSampler:
         """Start corruption workers, reward workers and engines; without `engines` the corruption workers alone."""
         config = self.config
         with self.phase("engines"):
             sampler = GroupSampler(SamplerConfig(
                 run_id=self.run.name, model_path=self.model_path, model=config.model, engine=config.engine,
                 workers=config.workers, frames=config.data.frames, cache=config.data.cache,
-                prompt_template=config.data.prompt_template, rewards=rewards, logs=self.run.logs), on_state=self._on_state)
+                prompt_template=config.data.prompt_template, rewards=rewards, judge=judge or JudgeConfig(),
+                ledger=self.run.path.absolute() / "judge.sqlite", needs_judge=needs_judge, logs=self.run.logs),
+                on_state=self._on_state)
             self._stack.callback(sampler.stop)
             sampler.start(engines)
         self.sampler = sampler
@@ -536,6 +542,11 @@ def rollout_demands(engine: EngineConfig, workers: WorkersConfig, engines: bool 
         return [corruption]
     return [Demand("engine", engine.count, engine.cpus, engine.gpus), corruption,
             Demand("reward worker", workers.reward_count, workers.reward_cpus, 0.0)]
+
+
+def judge_demand(judge: JudgeConfig) -> Demand:
+    """What a judge's own engines reserve on the cluster."""
+    return Demand("judge engine", judge.engine.count, judge.engine.cpus, judge.engine.gpus)
 
 
 def learner_demand(learner: LearnerConfig) -> Demand:

@@ -14,9 +14,10 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from squall.actors.cluster import Demand
+from squall.actors.groups import GroupPlan, Prepared
 from squall.actors.learner import Learner, LearnerConfig
 from squall.actors.rollout_buffer import TrainBatch, TrainSequence
-from squall.actors.sampling import GroupPlan, GroupSampler, Prepared
+from squall.actors.sampling import GroupSampler
 from squall.algorithms.rewards import RewardConfig
 from squall.jobs import heldout
 from squall.jobs.session import (

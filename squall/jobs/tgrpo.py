@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,23 +18,28 @@ from pydantic import Field, model_validator
 
 from squall.actors.admission import AdmissionQueue
 from squall.actors.cluster import Demand
+from squall.actors.groups import GroupPlan, Prepared, SampledOutcome
+from squall.actors.judge_config import POLICY, JudgeConfig
 from squall.actors.learner import Learner, LearnerConfig
 from squall.actors.rollout_buffer import TrainBatch, TrainSequence
-from squall.actors.sampling import GroupPlan, GroupSampler, Prepared, SampledOutcome
+from squall.actors.sampling import GroupSampler
+from squall.algorithms.difficulty import Assessment, Decision, Difficulty, DifficultyConfig, assess_answers, decide
+from squall.algorithms.memory import Deferred, Fate
 from squall.algorithms.rewards import RewardConfig
 from squall.algorithms.tgrpo import TGRPOConfig, group_advantages, has_signal, preset
 from squall.jobs import heldout
+from squall.jobs.agenda import Agenda, corruption_of
 from squall.jobs.planning import budget_lines, show_plan
 from squall.jobs.session import (
     CorruptionConfig,
     Session,
     SessionConfig,
+    judge_demand,
     learner_demand,
     refuse_sharded_adapters,
     rollout_demands,
 )
 from squall.platform.errors import DataError, SquallError
-from squall.platform.manifest import epoch_order
 from squall.platform.records import Branch, SamplingSpec, ScoredGroup, TrainGroup, VideoSample
 from squall.platform.seeds import derive_seed
 from squall.platform.store import RolloutStore
@@ -60,13 +66,18 @@ class TGRPOJobConfig(SessionConfig):
     max_tokens: int = Field(256, ge=1)
     """Longest training answer in tokens."""
     preset: str | None = None
-    """Published method whose values stand wherever `tgrpo` and `rewards` say nothing: `video_r1`."""
+    """Published method whose values stand wherever `tgrpo`, `rewards` and `difficulty` say nothing: `video_r1`, `rova` as its
+    paper means it, `rova_code` as its published code does it."""
     corruption: CorruptionConfig = CorruptionConfig()
     """Corrupted branch."""
     tgrpo: TGRPOConfig = TGRPOConfig()
     """Advantages and loss."""
     rewards: RewardConfig = RewardConfig()
     """What an answer earns."""
+    difficulty: DifficultyConfig = DifficultyConfig()
+    """Which questions are trained on now, left out as easy, or put off as difficult (ROVA)."""
+    judge: JudgeConfig = JudgeConfig()
+    """Who compares reasoning for the `reasoning` and `alignment` rewards, and for difficulty.reading: judge."""
     learner: LearnerConfig = LearnerConfig()
     """Ray Train and DeepSpeed."""
     evaluation: heldout.EvaluationConfig = heldout.EvaluationConfig()
@@ -88,7 +99,7 @@ class TGRPOJobConfig(SessionConfig):
         if not isinstance(values, Mapping) or values.get("preset") is None:
             return values
         published = preset(str(values["preset"]))
-        sections = {"tgrpo": published.tgrpo, "rewards": published.rewards}
+        sections = published._asdict()
         return {**values, **{name: {**section.model_dump(exclude_unset=True), **(values.get(name) or {})}
                              for name, section in sections.items()}}
 
@@ -110,10 +121,35 @@ class TGRPOJobConfig(SessionConfig):
             if len(stored) < self.steps:
                 raise ValueError(f"learn_only {self.learn_only} holds the rollouts of {len(stored)} steps, steps is "
                                  f"{self.steps}")
+        if self.difficulty.reading != "off":
+            self._difficulty_possible()
         if self.max_sampled_groups < self.groups_per_step:
             raise ValueError(f"max_sampled_groups {self.max_sampled_groups} is below groups_per_step "
                              f"{self.groups_per_step}; raise it to about three times that")
         return self
+
+
+    def _difficulty_possible(self) -> None:
+        reading = self.difficulty.reading
+        if reading == "answers" and not self.tgrpo.corrupts:
+            raise ValueError("difficulty.reading answers looks at answers about the corrupted clip, and optimise: clean has "
+                             "none: set tgrpo.corrupted_samples, or reading: self")
+        if reading == "judge" and not self.judge.can_see:
+            raise ValueError(f"difficulty.reading judge shows the judge the clip, and judge.kind {self.judge.kind} cannot see: "
+                             "take engine or endpoint, or reading: self")
+        if self.rollouts_only and self.difficulty.memory.size:
+            raise ValueError("rollouts_only writes no checkpoint that could hold the difficulty memory: set "
+                             "difficulty.memory.size to 0")
+
+    @property
+    def needs_judge(self) -> bool:
+        """Whether a reward or the difficulty asks the judge."""
+        return self.rewards.needs_judge or self.difficulty.reading == "judge"
+
+    @property
+    def corrupts(self) -> bool:
+        """Whether corrupted clips are made: to be asked about, or to be assessed on."""
+        return self.tgrpo.corrupts or self.difficulty.reading != "off"
 
 
 def run(config: TGRPOJobConfig) -> int:
@@ -124,7 +160,7 @@ def run(config: TGRPOJobConfig) -> int:
     with Session(config, "train tgrpo", config.steps) as session:
         questions = session.questions(config.evaluation, tuple(config.corruption.kinds)) if sampling and learning else []
         session.start(demands(config), plan(config))
-        sampler = session.start_sampler(config.rewards, engines=sampling)
+        sampler = session.start_sampler(config.rewards, engines=sampling, judge=config.judge, needs_judge=config.needs_judge)
         learner = None
         if learning:
             learner = session.start_learner(config.learner, "tgrpo", tgrpo=config.tgrpo, temperature=config.temperature)
@@ -174,13 +210,16 @@ def train_step(config: TGRPOJobConfig, session: Session, stream: RolloutStream |
 
 def demands(config: TGRPOJobConfig) -> list[Demand]:
     """What a run reserves on the cluster."""
-    return [*rollout_demands(config.engine, config.workers, engines=config.learn_only is None),
+    sampling = config.learn_only is None
+    own_judge = sampling and config.needs_judge and config.judge.kind == "engine" and config.judge.model != POLICY
+    judges = [judge_demand(config.judge)] if own_judge else []
+    return [*rollout_demands(config.engine, config.workers, engines=sampling), *judges,
             *([] if config.rollouts_only else [learner_demand(config.learner)])]
 
 
 def trained_answers(config: TGRPOConfig) -> int:
     """Answers of a group that carry an advantage."""
-    return config.samples_per_group + (config.clean_samples if config.train_clean_anchors else 0)
+    return config.samples_per_group + (config.clean_samples if config.optimise == "both" else 0)
 
 
 def plan(config: TGRPOJobConfig) -> list[str]:
@@ -195,8 +234,21 @@ def plan(config: TGRPOJobConfig) -> list[str]:
         f"{answers} answers trained in {config.learner.updates_per_step} update(s) on {config.learner.workers} worker(s)",
         f"corruptions: {', '.join(config.corruption.kinds)} at severity {config.corruption.severity[0]:g} to "
         f"{config.corruption.severity[1]:g}",
+        *difficulty_lines(config),
         *budget_lines(config),
     ]
+
+
+def difficulty_lines(config: TGRPOJobConfig) -> list[str]:
+    """Who judges, and what becomes of easy and of difficult questions."""
+    judge, difficulty = config.judge, config.difficulty
+    lines = [f"judge: {judge.kind}{'' if judge.model is None else ' ' + judge.model}"] if config.needs_judge else []
+    if difficulty.reading != "off":
+        memory = difficulty.memory
+        lines.append(f"difficulty by {difficulty.reading}: easy and surer than {difficulty.confident_above:g} is left out; "
+                     f"difficult waits, at most {memory.size}, looked at again every {memory.recheck_every_steps} steps, at "
+                     f"most {memory.max_rechecks} times")
+    return lines
 
 
 def report_section(config: TGRPOJobConfig) -> list[str]:
@@ -207,29 +259,17 @@ def report_section(config: TGRPOJobConfig) -> list[str]:
     return lines
 
 
-class QuestionOrder:
-    """The endless, seeded order in which training questions are asked."""
-
-    def __init__(self, config: TGRPOJobConfig, samples: Sequence[VideoSample]) -> None:
-        self._config, self._samples = config, samples
-        self._epochs: dict[int, list[int]] = {}
-
-    def plan(self, position: int) -> GroupPlan:
-        """What to sample for the question at a position, counted from 0 over all epochs."""
-        epoch, place = divmod(position, len(self._samples))
-        if epoch not in self._epochs:
-            self._epochs[epoch] = epoch_order(self._samples, self._config.seed, epoch)
-        return plan_group(self._config, self._samples[self._epochs[epoch][place]], epoch)
-
-
 class RolloutStream:
     """The rollout side of the loop: questions in their order, sampled as admission allows."""
 
     def __init__(self, config: TGRPOJobConfig, session: Session, sampler: GroupSampler) -> None:
         self._config, self._session, self._sampler = config, session, sampler
-        self._order = QuestionOrder(config, session.manifest.samples)
+        resumed = session.resumed
+        self._agenda = Agenda(session.manifest.samples, config.seed, partial(plan_group, config), config.difficulty.memory,
+                              resumed.state, str(resumed.checkpoint or session.run.path))
+        self._step = session.steps_done
         self._queue = AdmissionQueue(config.groups_per_step, config.max_staleness, config.max_sampled_groups,
-                                     steps=config.steps - session.steps_done, cursor=session.resumed.state.get("cursor", 0))
+                                     steps=config.steps - session.steps_done, cursor=resumed.state.get("cursor", 0))
 
     def collect(self, meanwhile: Callable[[], None]) -> StepBatch:
         """Sample until the groups of the next step are there; with staleness they may be already.
@@ -241,12 +281,18 @@ class RolloutStream:
         while (settled := self._queue.take()) is None:
             self.pump(0.5, learning=False)
             meanwhile()
-        return StepBatch([entry.content for entry in settled])
+        for entry in settled:
+            judged: Judged = entry.content
+            self._agenda.consume(entry.position, judged.assessment, judged.decision, judged.reason, self._step)
+        self._step += 1
+        self._agenda.end_step(self._step)
+        memory = self._agenda.memory
+        return StepBatch([entry.content for entry in settled], {"size": len(memory), **memory.take_counts()})
 
     def pump(self, timeout_s: float, learning: bool) -> None:
         """Start what may be started and take in what has come back, waiting up to `timeout_s` seconds for the first."""
         while (position := self._queue.launch(learning)) is not None:
-            self._sampler.submit(position, self._order.plan(position))
+            self._sampler.submit(position, self._agenda.plan(position))
         for position, outcome in self._sampler.poll(timeout_s, may_publish=not learning):
             if outcome.failure is not None:
                 self._session.lose(outcome.plan.group_id, outcome.failure)
@@ -254,9 +300,8 @@ class RolloutStream:
             self._queue.settle(position, judged.reason is None, judged)
 
     def state(self) -> dict[str, Any]:
-        """What a resumed run needs: questions before `cursor` were consumed; the pending ones are asked again."""
-        pending = [self._order.plan(position).group_id for position in self._queue.pending]
-        return {"cursor": self._queue.taken, "pending": pending}
+        """What a resumed run needs: positions before `cursor` were consumed; the pending ones are asked again."""
+        return {"cursor": self._queue.taken, **self._agenda.state()}
 
 
 class ReplayStream:
@@ -313,15 +358,22 @@ def same_clips(group: TrainGroup, prepared: Prepared) -> Mapping[str, Any]:
     return prepared.clips
 
 
-def plan_group(config: TGRPOJobConfig, sample: VideoSample, epoch: int) -> GroupPlan:
-    """Which branches of a question are sampled, how often, and through which corruption."""
+def plan_group(config: TGRPOJobConfig, sample: VideoSample, epoch: int, deferred: Deferred | None = None) -> GroupPlan:
+    """Which branches of a question are sampled, how often, and through which corruption.
+
+    A deferred question gets the corruption that it had, a name and a sampling seed of its own for each time it is looked at.
+    """
     branches = {branch: count for branch, count in config.tgrpo.branch_sizes().items() if count}
-    sampling = SamplingSpec(config.temperature, 1.0, config.max_tokens,
-                            derive_seed(config.seed, sample.id, epoch, "sampling"))
-    spec = None
-    if config.tgrpo.optimise == "perturbed":
+    name, spec, again = f"{sample.id}@{epoch}", None, ()
+    if deferred is not None:
+        again = (f"again {deferred.rechecks + 1}",)
+        name, spec = f"{name}~{deferred.rechecks + 1}", corruption_of(deferred)
+    elif config.corrupts:
         spec = config.corruption.draw(derive_seed(config.seed, sample.id, epoch, Branch.CORRUPTED.value))
-    return GroupPlan(f"{sample.id}@{epoch}", sample, spec, branches, sampling)
+    sampling = SamplingSpec(config.temperature, 1.0, config.max_tokens,
+                            derive_seed(config.seed, sample.id, epoch, "sampling", *again))
+    return GroupPlan(name, sample, spec, branches, sampling, shuffled_from=config.tgrpo.trained_branch,
+                     difficulty=config.difficulty)
 
 
 @dataclass(frozen=True, slots=True)
@@ -334,20 +386,31 @@ class Judged:
     group: TrainGroup | None = None
     clips: Mapping[str, Any] = field(default_factory=dict)
     """References to the clips by content hash, for a group to train on."""
+    assessment: Assessment | None = None
+    decision: Decision | None = None
+    """What its difficulty makes of it; None when it could not be asked."""
 
 
 def judge(config: TGRPOJobConfig, outcome: SampledOutcome) -> Judged:
-    """Take advantages; groups without any carry no gradient and give their place back."""
-    name = outcome.plan.group_id
+    """Assess the difficulty and take advantages; what is not trained on now gives its place back."""
+    name, assessment = outcome.plan.group_id, outcome.assessment
+    if outcome.failure is not None:
+        return Judged(name, outcome.failure.reason, assessment=assessment)
+    if outcome.scored is not None and config.difficulty.reading == "answers":
+        assessment = assess_answers(outcome.scored, config.difficulty, config.rewards)
+    decision = decide(assessment, config.difficulty)
     if outcome.scored is None:
-        return Judged(name, outcome.failure.reason)
+        return Judged(name, decision.value, None, {}, assessment, decision)
     scored = outcome.scored
     if config.shuffle_rewards:
         scored = permute_rewards(scored, derive_seed(config.seed, name, "shuffle rewards"))
     group = group_advantages(scored, config.tgrpo, config.rewards.weights)
+    if decision is not Decision.TRAIN:
+        return Judged(name, decision.value, group, {}, assessment, decision)
     if not has_signal(group):
-        return Judged(name, "zero_variance", group)
-    return Judged(name, None, group, {name: outcome.clips[name] for name in trained_clips(group)})
+        return Judged(name, "zero_variance", group, {}, assessment, decision)
+    clips = {name: outcome.clips[name] for name in trained_clips(group)}
+    return Judged(name, None, group, clips, assessment, decision)
 
 
 def trained_clips(group: TrainGroup) -> set[str]:
@@ -369,8 +432,11 @@ def permute_rewards(group: ScoredGroup, seed: int) -> ScoredGroup:
 class StepBatch:
     """What one step consumed: groups to train on in stream order, the others by reason, clips by hash."""
 
-    def __init__(self, judged: Sequence[Judged]) -> None:
+    def __init__(self, judged: Sequence[Judged], memory: Mapping[str, int] | None = None) -> None:
+        """`memory` is the difficulty memory's size and what happened in it."""
         self.sampled = len(judged)
+        self.assessments = [entry.assessment for entry in judged if entry.assessment is not None]
+        self.memory = memory or {}
         self.outcomes = [(entry.group_id, entry.reason or "trained") for entry in judged]
         self.groups = [entry.group for entry in judged if entry.reason is None]
         self.dropped = [(entry.reason, entry.group) for entry in judged if entry.reason and entry.group]
@@ -402,15 +468,37 @@ def rollout_metrics(step: int, batch: StepBatch) -> dict[str, float]:
     trained = [group.statistics.get("contrast_effective", 0.0) for group in batch.groups]
     ages = [step - rollout.weight_version for group in batch.groups for rollout in group.scored.sampled.rollouts]
     renamed = {
-        "reward/mean": means.get("reward_mean"), "reward/std": means.get("reward_std"),
+        "reward/mean": means.get("reward_mean"), "reward/std": means.get("reward_std"), **rewards_by_name(batch),
         **{f"accuracy/{branch.value}": means.get(f"accuracy_{branch.value}") for branch in Branch},
         "contrast/effective": max(trained, default=0.0), "contrast/gap": means.get("contrast_gap"),
         "staleness/mean": np.mean(ages) if ages else None, "staleness/max": max(ages, default=None),
         "groups/sampled": batch.sampled, "groups/trained": len(batch.groups),
-        **gaps_by_kind(batch.all_groups),
+        **gaps_by_kind(batch.all_groups), **difficulty_metrics(batch),
         **{f"dropped/{reason}": count for reason, count in drop_counts(batch).items()},
     }
     return {name: float(value) for name, value in renamed.items() if value is not None}
+
+
+def rewards_by_name(batch: StepBatch) -> dict[str, float]:
+    """Mean of every reward, unweighted, over the answers that carry an advantage; as ``reward/accuracy``."""
+    values: dict[str, list[float]] = {}
+    for group in batch.groups:
+        for row, advantage in zip(group.scored.rewards, group.advantages, strict=True):
+            for name, value in row.items() if advantage is not None else ():
+                values.setdefault(f"reward/{name}", []).append(value)
+    return {name: float(np.mean(found)) for name, found in values.items()}
+
+
+def difficulty_metrics(batch: StepBatch) -> dict[str, float]:
+    """Shares of easy, informative and difficult questions, mean confidence, the memory's life; empty without assessments."""
+    found = batch.assessments
+    if not found:
+        return {}
+    counts = Counter(assessment.difficulty for assessment in found)
+    shares = {f"difficulty/{kind}": counts[kind] / len(found) for kind in Difficulty}
+    memory = dict.fromkeys(("size", "deferred", *Fate), 0) | dict(batch.memory)
+    return {**shares, "difficulty/confidence": float(np.mean([assessment.confidence for assessment in found])),
+            **{f"memory/{name}": float(count) for name, count in memory.items()}}
 
 
 def gaps_by_kind(groups: Sequence[TrainGroup]) -> dict[str, float]:

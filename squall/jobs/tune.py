@@ -16,9 +16,10 @@ from pydantic import ConfigDict, Field, model_validator
 
 from squall.actors.cluster import ResourcePlan, start_ray, stop_ray
 from squall.actors.logs import messages_of_ray
+from squall.jobs.ablation import ROW, Row, entries, row_values, show_rows
 from squall.jobs.registry import Job, find_job
 from squall.jobs.search_space import as_grid, examples, parse_space, size_of_grid
-from squall.platform.config import Config, read_yaml, set_key, validate
+from squall.platform.config import Config, set_key, validate
 from squall.platform.errors import ConfigError, ResourceError, SquallError, nearest
 from squall.platform.remote import Output, RemoteCopy, local_folder, open_remote
 from squall.platform.report.sweep import Trial, write_sweep_page
@@ -64,11 +65,12 @@ class TuneConfig(Config):
 
     job: str
     """Command of the job that a trial runs, such as `train tgrpo`."""
-    base: str | None = None
-    """Configuration file of the job that the keys here are laid over, such as @demo."""
-    space: dict[str, Any]
+    space: dict[str, Any] = {}
     """Dotted keys and where their values come from: a list, or uniform, loguniform, quniform, randint, lograndint, choice,
     grid_search, each with its list of numbers or values."""
+    rows: dict[str, Row] = {}
+    """In place of a space: named configurations to compare in one table, each with its seeds. The first is the one that the
+    others are held against."""
     sweep: SweepConfig = SweepConfig()
     """Search and schedule."""
     name: str | None = None
@@ -84,31 +86,37 @@ class TuneConfig(Config):
     def _named(self) -> TuneConfig:
         if self.resume and self.name is None:
             raise ValueError("--resume needs the sweep: give its sweep.yaml (runs/NAME/sweep.yaml)")
+        if self.rows and (self.space or self.sweep.scheduler != "none"):
+            raise ValueError("rows are all run to the end, so they go with neither space nor sweep.scheduler")
         return self
 
     @property
     def values(self) -> dict[str, Any]:
         """What the configuration says to the job."""
-        base = read_yaml(self.base) if self.base else {}
-        if base.get("job", self.job) != self.job:
-            raise ConfigError(f"base: {self.base} is a configuration of 'squall {base['job']}', not of 'squall {self.job}'")
-        return {key: value for key, value in _laid_over(base, self.model_extra or {}).items() if key not in ("job", *OWN_KEYS)}
+        return {key: value for key, value in (self.model_extra or {}).items() if key not in ("job", *OWN_KEYS)}
 
+    @property
+    def searched(self) -> dict[str, Any]:
+        """The space; for rows the key that names one, with its seed."""
+        return {ROW: {"grid_search": list(entries(self.rows))}} if self.rows else self.space
 
-def _laid_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
-    """Nested mappings joined; where both have a value the upper one counts."""
-    joined = copy.deepcopy(dict(below))
-    for key, value in above.items():
-        both = isinstance(joined.get(key), dict) and isinstance(value, Mapping)
-        joined[key] = _laid_over(joined[key], value) if both else copy.deepcopy(value)
-    return joined
+    @property
+    def search(self) -> str:
+        """How the next configuration is found; rows are a grid."""
+        return "grid" if self.rows else self.sweep.search
+
+    def trial_values(self, sampled: Mapping[str, Any]) -> dict[str, Any]:
+        """What a trial says to the job, from the values sampled for it."""
+        if self.rows:
+            return row_values(self.rows, sampled[ROW], self.values, self.job)
+        return with_values(self.values, sampled)
 
 
 def run(config: TuneConfig) -> int:
     """Run a sweep. Returns 0 when at least one trial finished."""
     job = _job(config.job)
-    space = parse_space(config.space)
-    demands = check_space(job, config.values, space)
+    space = parse_space(config.searched)
+    demands = check_space(job, config, space)
     _check_search(config, space)
     folder, remote = _folder(config)
     os.environ.setdefault("RAY_CHDIR_TO_TRIAL_DIR", "0")
@@ -125,8 +133,8 @@ def run(config: TuneConfig) -> int:
             raise
         if remote is not None:
             remote.start(folder)
-        total = size_of_grid(space) if config.sweep.search == "grid" else config.sweep.trials
-        print(f"sweep of squall {job.name}: {total} trials, {min(at_once, total)} at a time, {config.sweep.search} search"
+        total = size_of_grid(space) if config.search == "grid" else config.sweep.trials
+        print(f"sweep of squall {job.name}: {total} trials, {min(at_once, total)} at a time, {config.search} search"
               f"{'' if config.sweep.scheduler == 'none' else ' with ' + config.sweep.scheduler.upper()}, "
               f"{config.sweep.mode} {config.sweep.metric}\n{folder}", flush=True)
         with messages_of_ray(lambda line: append_line(folder / "logs" / "ray.log", f"{utc_now()} {line}")):
@@ -167,31 +175,35 @@ def _job(name: str) -> Job:
     return job
 
 
-def check_space(job: Job, values: Mapping[str, Any], space: Mapping[str, Any]) -> list[Any]:
-    """Check every key of a space at the ends of its range; returns what a trial with the job's own values reserves.
+def check_space(job: Job, config: TuneConfig, space: Mapping[str, Any]) -> list[Any]:
+    """Check every key of a space at the ends of its range, or every row; returns what a trial reserves.
 
     Raises:
         ConfigError: an unknown key or a value that the job refuses.
     """
     model, _ = job.load()
-    base = validate(model, values, where=f"squall {job.name}")
+    if config.rows:
+        checked = [validate(model, config.trial_values({ROW: name}), where=f"rows: {name}") for name in entries(config.rows)]
+        return max((job.demands_of(one) for one in checked), key=lambda demands: sum(d.count * d.cpus for d in demands))
+    base = validate(model, config.values, where=f"squall {job.name}")
     for key, domain in space.items():
         if key in OWN_KEYS:
             raise ConfigError(f"space: '{key}' is the sweep's own and cannot be searched")
         for value in examples(domain):
-            validate(model, with_values(values, {key: value}), where=f"space: {key}")
+            validate(model, config.trial_values({key: value}), where=f"space: {key}")
     return job.demands_of(base)
 
 
 def _check_search(config: TuneConfig, space: Mapping[str, Any]) -> None:
     """Raise ConfigError for what the search or the scheduler cannot do."""
     sweep, steps = config.sweep, config.sweep.grace_steps
-    if sweep.search == "grid":
+    values = config.trial_values({ROW: next(iter(entries(config.rows)))}) if config.rows else config.values
+    if config.search == "grid":
         as_grid(space)
     elif grids := [key for key, domain in space.items() if isinstance(domain, dict)]:
         raise ConfigError(f"space: '{grids[0]}' is a grid_search, of which sweep.search {sweep.search} cannot draw: take "
                           "choice, or search: grid")
-    if sweep.metric.startswith("heldout/") and (config.values.get("evaluation") or {}).get("manifest") is None:
+    if sweep.metric.startswith("heldout/") and (values.get("evaluation") or {}).get("manifest") is None:
         raise ConfigError(f"sweep.metric {sweep.metric} needs held-out questions: set evaluation.manifest")
     if sweep.scheduler != "pbt":
         return
@@ -234,10 +246,11 @@ def _search(config: TuneConfig, job: Job, space: Mapping[str, Any], folder: Path
     from squall.actors.trial import JobTrial, TrialSettings
     from squall.jobs.sweep_watch import SweepWatch
 
-    sweep, steps = config.sweep, validate(job.load()[0], config.values, where=f"squall {job.name}").steps
+    example = {key: examples(domain)[0] for key, domain in space.items()}
+    sweep, steps = config.sweep, validate(job.load()[0], config.trial_values(example), where=f"squall {job.name}").steps
     runs = folder / "trials"
     runs.mkdir(exist_ok=True)
-    run_one = functools.partial(run_trial, job.name, config.values, str(runs))
+    run_one = functools.partial(run_trial, job.name, config, str(runs))
     settings = TrialSettings(run_one, sweep.metric, os.getcwd(), str(runs))
     trainable = tune.with_resources(tune.with_parameters(JobTrial, settings=settings), {SLOTS: slot(at_once)})
     watch = SweepWatch(sweep.metric, sweep.mode, list(space), steps, functools.partial(write_results, config, folder))
@@ -246,12 +259,12 @@ def _search(config: TuneConfig, job: Job, space: Mapping[str, Any], folder: Path
     print(f"page, from the first result on: {folder / 'sweep.html'}", flush=True)
     if config.resume:
         tuner = tune.Tuner.restore(str(folder / "tune"), trainable, resume_unfinished=True, restart_errored=True,
-                                   param_space=as_grid(space) if sweep.search == "grid" else dict(space))
+                                   param_space=as_grid(space) if config.search == "grid" else dict(space))
     else:
         tuner = tune.Tuner(
-            trainable, param_space=as_grid(space) if sweep.search == "grid" else dict(space),
+            trainable, param_space=as_grid(space) if config.search == "grid" else dict(space),
             tune_config=tune.TuneConfig(
-                metric=sweep.metric, mode=sweep.mode, num_samples=1 if sweep.search == "grid" else sweep.trials,
+                metric=sweep.metric, mode=sweep.mode, num_samples=1 if config.search == "grid" else sweep.trials,
                 max_concurrent_trials=at_once if sweep.search == "optuna" else None,
                 search_alg=_searcher(sweep, at_once), scheduler=_scheduler(sweep, space, steps),
                 reuse_actors=False, trial_name_creator=functools.partial(trial_name, folder.name),
@@ -263,16 +276,17 @@ def _search(config: TuneConfig, job: Job, space: Mapping[str, Any], folder: Path
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="Consider boosting PBT performance")  # a job cannot change in the middle
         results = tuner.fit()
-    return _write_best(config, job, folder, watch.finish(results))
+    rows = watch.finish(results)
+    return show_rows(config.rows, rows, folder, job, config.values) if config.rows else _write_best(config, job, folder, rows)
 
 
 def write_results(config: TuneConfig, folder: Path, rows: Sequence[Mapping[str, Any]]) -> None:
     """Write results.json and sweep.html: what is known of every trial, the best first."""
-    sweep, steps = config.sweep, config.values.get("steps")
+    sweep, steps, values = config.sweep, config.values.get("steps"), config.searched
     found = {"metric": sweep.metric, "mode": sweep.mode, "trials": rows}
     write_text(folder / "results.json", to_json(found, indent=2) + "\n")
-    logarithmic = [key for key, domain in config.space.items() if isinstance(domain, dict) and "log" in next(iter(domain))]
-    facts = [("job", f"squall {config.job}"), ("search", sweep.search), ("scheduler", sweep.scheduler), ("steps", str(steps))]
+    logarithmic = [key for key, domain in values.items() if isinstance(domain, dict) and "log" in next(iter(domain))]
+    facts = [("job", f"squall {config.job}"), ("search", config.search), ("scheduler", sweep.scheduler), ("steps", str(steps))]
     write_sweep_page(
         folder / "sweep.html", title=folder.name, metric=sweep.metric, mode=sweep.mode, logarithmic=logarithmic,
         trials=[trial_of(row, folder / "trials", sweep.metric) for row in rows], facts=facts,
@@ -295,7 +309,7 @@ def _write_best(config: TuneConfig, job: Job, folder: Path, rows: Sequence[Mappi
     if best is None:
         reason = next((f": {row['error']}" for row in rows if row["error"]), "")
         raise SquallError(f"no trial finished{reason}; what there is: {folder}/results.json")
-    values = {"job": job.name, **with_values(config.values, best["values"])}
+    values = {"job": job.name, **config.trial_values(best["values"])}
     head = f"# {best['name']}: {config.sweep.metric} {best['value']:.4f}, the best of {len(rows)} trials\n"
     write_text(folder / "best.yaml", head + yaml.safe_dump(values, sort_keys=False, allow_unicode=True))
     here = from_here(folder)
@@ -344,7 +358,7 @@ def _scheduler(sweep: SweepConfig, space: Mapping[str, Any], steps: int) -> Any:
     return None
 
 
-def run_trial(job: str, values: Mapping[str, Any], runs: str, sampled: Mapping[str, Any], name: str,
+def run_trial(job: str, config: TuneConfig, runs: str, sampled: Mapping[str, Any], name: str,
               start_from: Path | None) -> int:
     """Run a trial's job; a run directory that is there already is gone on with."""
     model, run_job = find_job(job).load()
@@ -352,7 +366,7 @@ def run_trial(job: str, values: Mapping[str, Any], runs: str, sampled: Mapping[s
     own: dict[str, Any] = {"output": runs, "name": name, "resume": _resumable(path)}
     if start_from is not None:
         own["start_from"] = str(start_from)
-    return run_job(validate(model, with_values(values, sampled) | own, where=name)) or 0
+    return run_job(validate(model, config.trial_values(sampled) | own, where=name)) or 0
 
 
 def _resumable(path: Path) -> bool:

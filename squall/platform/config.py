@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -38,18 +39,47 @@ def load_config(model: type[ConfigT], source: str | Path | None, overrides: Iter
                 job: str | None = None) -> ConfigT:
     """Read a YAML file (or ``@name`` for a packaged one, or None for defaults), apply overrides, validate.
 
-    A file may say which job it is for (``job: train tgrpo``); `job` is the one that asks.
+    A file may say which job it is for (``job: train tgrpo``); `job` is the one that asks. It may name another file that its
+    values are laid over (``base: "@demo"``).
 
     Raises:
         ConfigError: one line naming the file, the key, the value, what is allowed and the nearest right name.
     """
     values = read_yaml(source) if source is not None else {}
+    for override in overrides:
+        apply_override(values, override)
+    values = with_base(values, str(source or "defaults"))
     named = values.get("job") if "job" in model.model_fields else values.pop("job", None)
     if job is not None and "job" not in model.model_fields and named not in (None, job):
         raise ConfigError(f"{source} is a configuration of 'squall {named}', not of 'squall {job}'")
-    for override in overrides:
-        apply_override(values, override)
     return validate(model, values, where=str(source or "defaults"))
+
+
+def with_base(values: Mapping[str, Any], where: str, seen: tuple[str, ...] = ()) -> dict[str, Any]:
+    """Values laid over those of the file that they name as ``base``, which may have a base of its own.
+
+    Raises:
+        ConfigError: the base is another job's, or the bases go round in a circle.
+    """
+    own = dict(values)
+    base = own.pop("base", None)
+    if base is None:
+        return own
+    if base in seen:
+        raise ConfigError(f"{where}: base goes round in a circle: {' -> '.join((*seen, base))}")
+    below = with_base(read_yaml(base), str(base), (*seen, base))
+    if own.get("job", below.get("job")) != below.get("job", own.get("job")):
+        raise ConfigError(f"{where}: base {base} is a configuration of 'squall {below['job']}', not of 'squall {own['job']}'")
+    return lay_over(below, own)
+
+
+def lay_over(below: Mapping[str, Any], above: Mapping[str, Any]) -> dict[str, Any]:
+    """Nested mappings joined; where both have a value the upper one counts."""
+    joined = copy.deepcopy(dict(below))
+    for key, value in above.items():
+        both = isinstance(joined.get(key), dict) and isinstance(value, Mapping)
+        joined[key] = lay_over(joined[key], value) if both else copy.deepcopy(value)
+    return joined
 
 
 def validate(model: type[ConfigT], values: Mapping[str, Any], where: str) -> ConfigT:

@@ -94,9 +94,13 @@ def prompt_template(source: str) -> PromptTemplate:
 
 def build_messages(sample: VideoSample, template: PromptTemplate) -> list[dict[str, Any]]:
     """One user turn with one video or image item and one text item, as Qwen's chat templates expect it."""
+    return ask_about(sample, template.render(sample))
+
+
+def ask_about(sample: VideoSample, text: str) -> list[dict[str, Any]]:
+    """The same with a text of its own about the sample's video or image."""
     kind = str(sample.media_type)
-    content = [{"type": kind, kind: sample.media}, {"type": "text", "text": template.render(sample)}]
-    return [{"role": "user", "content": content}]
+    return [{"role": "user", "content": [{"type": kind, kind: sample.media}, {"type": "text", "text": text}]}]
 
 
 def extract_answer(text: str) -> str | None:

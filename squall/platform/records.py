@@ -137,12 +137,18 @@ class CorruptionSpec:
         return "+".join(one.kind for one in (self, *self.then))
 
     def __str__(self) -> str:
-        words = [self.kind, f"{self.severity:g}", f"seed={self.seed}"]
-        words += [f"{name}={value:g}" for name, value in self.parameters.items()]
+        words = [self.kind, _shortest(self.severity), f"seed={self.seed}"]
+        words += [f"{name}={_shortest(value)}" for name, value in self.parameters.items()]
         words += [f"frames={self.span[0]}:{self.span[1]}"] if self.span else []
         words += [f"calibration={self.calibration}"] if self.calibration else []
         words += [f"checkpoint={self.checkpoint}"] if self.checkpoint else []
         return " + ".join([" ".join(words), *map(str, self.then)])
+
+
+def _shortest(value: float) -> str:
+    """The shortest text that reads back as the same number."""
+    text = f"{value:g}"
+    return text if float(text) == value else repr(float(value))
 
 
 @dataclass(frozen=True, slots=True)

@@ -12,8 +12,9 @@ import pytest
 import ray
 from ray.exceptions import RayActorError
 
+from squall.actors.groups import GroupPlan, SamplerConfig, WorkersConfig
 from squall.actors.rollout_engine import EngineConfig
-from squall.actors.sampling import GroupPlan, GroupSampler, SamplerConfig, WorkersConfig
+from squall.actors.sampling import GroupSampler
 from squall.actors.weight_transfer import EngineFleet, open_sender
 from squall.algorithms.corruption import make_spec
 from squall.algorithms.rewards import RewardConfig

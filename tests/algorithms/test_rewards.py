@@ -8,17 +8,13 @@ import types
 
 import pytest
 
+from squall.algorithms.accuracy import accuracy, majority_answer, parse_number
 from squall.algorithms.rewards import (
     REWARDS,
     RewardConfig,
-    accuracy,
-    alignment,
-    consistency,
     format_score,
     length_bonus,
     load_rewards,
-    majority_answer,
-    parse_number,
     score_group,
     temporal,
 )
@@ -169,18 +165,6 @@ def test_majority_counts_meanings_and_breaks_ties_by_first_occurrence():
     assert majority_answer(["3", "4", "3.00"], NUMERICAL) == "3.0"
 
 
-def test_consistency():
-    assert consistency("b.", "B", CHOICE) == 1.0
-    assert consistency("3", "3.0", NUMERICAL) == 1.0
-    assert consistency("A", "B", CHOICE) == 0.0
-    assert consistency(None, "B", CHOICE) == 0.0
-    assert consistency("B", None, CHOICE) == 0.0
-
-
-def test_alignment_fixture():
-    assert 1.0 + 1.0 + alignment(0.5, 1.0) == pytest.approx(2.85)
-
-
 def test_length_bonus_fixture():
     assert length_bonus([1, 1, 0], [320, 513, 400]) == [0.2, 0.0, 0.0]
     assert length_bonus([0.11, 0.2], [512, 319]) == [0.2, 0.0]
@@ -211,6 +195,8 @@ def test_score_group_by_branch():
         "accuracy": [0, 1, 1, 1, 0, 1, 0, 0],
         "format": [1, 1, 1, 1, 0, 1, 1, 1],
         "consistency": [0, 1, 1, 1, 0, 1, 0, 0],
+        "reasoning": [1, 1, 1, 1, 0, 1, 0, 0],
+        "alignment": [0.3, 1, 1, 1, 0, 1, 0, 0],
         "length": [0, 1, 1, 1, 0, 0, 0, 0],
         "temporal": [0, 1, 1, 1, 0, 1, 0, 0],
     }

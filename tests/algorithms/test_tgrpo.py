@@ -167,7 +167,7 @@ def test_weights_scale_the_rewards():
 
 def test_clean_anchors_are_normalised_within_themselves():
     data = scored({CLEAN: [1, 0], CORRUPTED: [0, 0, 0, 1], SHUFFLED: [0]})
-    with_anchors = group_advantages(data, config(train_clean_anchors=True), ACCURACY)
+    with_anchors = group_advantages(data, config(optimise="both"), ACCURACY)
     without = group_advantages(data, config(), ACCURACY)
     scale = 0.5 / (math.sqrt(0.5) + 1e-4)
     assert with_anchors.advantages[:2] == pytest.approx((scale, -scale))
@@ -229,8 +229,8 @@ def test_unknown_preset_names_the_nearest():
         ({"normalise": "none"}, "contrast: post_norm needs normalise: std"),
         ({"contrast": "unnormalised"}, "contrast: unnormalised needs normalise: none"),
         ({"shuffled_samples": 0}, "needs shuffled_samples >= 1"),
-        ({"train_clean_anchors": True, "clean_samples": 1}, "clean_samples >= 2"),
-        ({"train_clean_anchors": True, "optimise": "clean"}, "optimise: perturbed"),
+        ({"optimise": "both", "clean_samples": 1}, "clean_samples >= 2, not 1"),
+        ({"corrupted_samples": 2}, "beside a trained clean branch"),
         ({"clip_hi": 0.3}, "Did you mean 'clip_high'"),
     ],
 )

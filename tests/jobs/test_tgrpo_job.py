@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from squall.jobs.tgrpo import QuestionOrder, TGRPOJobConfig, permute_rewards, plan_group
+from squall.jobs.tgrpo import TGRPOJobConfig, permute_rewards, plan_group
 from squall.platform.config import load_config
 from squall.platform.errors import ConfigError
 from squall.platform.records import (
@@ -23,19 +23,16 @@ def config(*overrides: str) -> TGRPOJobConfig:
     return load_config(TGRPOJobConfig, "@demo", overrides)
 
 
+def test_presets_of_rova() -> None:
+    meant, ran = (load_config(TGRPOJobConfig, "@tgrpo", [f"preset={name}"]) for name in ("rova", "rova_code"))
+    assert meant.difficulty.reading == "answers" and meant.tgrpo.trained_branch is Branch.CORRUPTED and meant.needs_judge
+    assert meant.difficulty.memory.max_rechecks == 3 and meant.difficulty.confident_above == 0.8
+    assert ran.tgrpo.trained_branch is Branch.CLEAN and ran.tgrpo.contrast == "off" and ran.difficulty.reading == "off"
+    assert ran.rewards.alignment.reference == "paired" and ran.rewards.alignment.anchor is Branch.CORRUPTED
+
+
 def sample(number: int) -> VideoSample:
     return VideoSample(f"s{number}", f"{number}.mp4", MediaType.VIDEO, "?", ProblemType.MULTIPLE_CHOICE, "A")
-
-
-def test_the_order_is_seeded_and_every_epoch_asks_each_question_once() -> None:
-    samples = [sample(i) for i in range(7)]
-    first, again = ([QuestionOrder(config(), samples).plan(i) for i in range(14)] for _ in range(2))
-    assert [plan.group_id for plan in first] == [plan.group_id for plan in again]
-    assert {plan.sample.id for plan in first[:7]} == {plan.sample.id for plan in first[7:]} == {f"s{i}" for i in range(7)}
-    assert first[0].corruption == again[0].corruption
-    assert QuestionOrder(config(), samples).plan(12) == first[12]
-    other = [QuestionOrder(config("seed=1"), samples).plan(i) for i in range(7)]
-    assert [plan.group_id for plan in other] != [plan.group_id for plan in first[:7]]
 
 
 def test_a_question_meets_another_corruption_in_the_next_epoch() -> None:
@@ -45,7 +42,7 @@ def test_a_question_meets_another_corruption_in_the_next_epoch() -> None:
 
 
 def test_optimising_clean_answers_samples_no_corrupted_branch() -> None:
-    plan = plan_group(config("tgrpo.optimise=clean", "tgrpo.train_clean_anchors=false"), sample(0), 0)
+    plan = plan_group(config("tgrpo.optimise=clean"), sample(0), 0)
     assert plan.corruption is None
     assert plan.branches == {Branch.CLEAN: 8, Branch.SHUFFLED: 4}
 
@@ -86,6 +83,9 @@ def test_a_preset_fills_what_the_configuration_leaves_open() -> None:
 
 @pytest.mark.parametrize(("overrides", "message"), [
     (["engine.weight_transfer=nccl"], "weight_transfer nccl moves weights between GPUs and engine.gpus is 0"),
+    (["difficulty.reading=answers", "tgrpo.optimise=clean"], "set tgrpo.corrupted_samples, or reading: self"),
+    (["difficulty.reading=judge"], "judge.kind rules cannot see: take engine or endpoint"),
+    (["difficulty.reading=answers", "rollouts_only=true"], "set difficulty.memory.size to 0"),
     (["model.lora={}", "learner.optimiser.zero_stage=3"], "adapters cannot be merged into sharded weights"),
 ])
 def test_what_does_not_go_together_is_refused(overrides: list[str], message: str) -> None:
