@@ -1,4 +1,4 @@
-"""Every call of a judge or a victim, counted once and replayable: one SQLite file, shared by threads, workers and runs.
+"""Every call of a judge or a victim, counted once and replayable: one SQLite file, shared by a machine's threads and workers.
 
 It is cache and ledger at once: a row is a reply and what it cost. Failures have no rows, and neither keys nor passwords
 come near it.

@@ -91,11 +91,11 @@ class GenerateRequest:
 
 @dataclass(frozen=True, slots=True)
 class Completion:
-    """An engine's one reply to chat messages."""
+    """One reply to chat messages. Tokens are None where they are not known."""
 
     text: str
-    prompt_tokens: int
-    reply_tokens: int
+    prompt_tokens: int | None
+    reply_tokens: int | None
     finish_reason: str
     """``stop``, or ``length`` where `max_tokens` cut it off."""
 
