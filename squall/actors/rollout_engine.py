@@ -11,8 +11,9 @@ import logging
 import os
 import re
 import time
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -23,6 +24,7 @@ from squall.actors.logs import keep_log
 from squall.actors.weight_transfer import VLLM_NAMES, Backend
 from squall.platform.config import Config
 from squall.platform.errors import DataError, SquallError
+from squall.platform.models import render_prompt
 from squall.platform.records import Branch, Clip, MediaType, Rollout, SamplingSpec
 from squall.platform.seeds import derive_seed
 
@@ -87,6 +89,17 @@ class GenerateRequest:
     sampling: SamplingSpec
 
 
+@dataclass(frozen=True, slots=True)
+class Completion:
+    """One reply to chat messages. Tokens are None where they are not known."""
+
+    text: str
+    prompt_tokens: int | None
+    reply_tokens: int | None
+    finish_reason: str
+    """``stop``, or ``length`` where `max_tokens` cut it off."""
+
+
 @ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups={"health": 1})
 class RolloutEngine:
     """Asyncio actor around vLLM's AsyncLLM; control calls answer while it generates.
@@ -106,7 +119,8 @@ class RolloutEngine:
         from squall.platform.models import banned_token_ids, load_processor
 
         self._config = config
-        self._bias = dict.fromkeys(banned_token_ids(load_processor(model_path)), BAN_BIAS)
+        self._processor = load_processor(model_path)
+        self._bias = dict.fromkeys(banned_token_ids(self._processor), BAN_BIAS)
         self._loop = asyncio.get_running_loop()
         self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_arguments(model_path, config)))
         _unlink_shared_buffers(os.getpid())
@@ -140,17 +154,29 @@ class RolloutEngine:
         Raises:
             DataError: prompt and longest answer together exceed `max_model_len` (reason ``too_long``).
         """
-        engine_input = await self._admit(request, clip)
-        self._active += 1
-        try:
-            output = await self._sample(engine_input, request)
-        finally:
-            self._active -= 1
-        rollouts = tuple(_rollout(request, clip.content_hash, answer) for answer in output.outputs)
-        self._counts["requests"] += 1
-        self._counts["answers"] += len(rollouts)
-        self._counts["tokens"] += sum(len(rollout.token_ids) for rollout in rollouts)
-        return rollouts
+        engine_input = await self._admit(request.prompt, clip, request.sampling, request.sample_id)
+        parameters = _rollout_params(request, self._bias)
+        output = await self._sample(engine_input, parameters, f"{request.attempt_id}/{request.branch}")
+        return tuple(_rollout(request, clip.content_hash, answer) for answer in output.outputs)
+
+    async def complete(self, messages: Sequence[Mapping[str, Any]], sampling: SamplingSpec, request_id: str, sample_id: str,
+                       clip: Clip | None = None, pattern: str | None = None) -> Completion:
+        """Reply once to chat messages, to which the model's own template is applied.
+
+        Args:
+            messages: where there is a clip, one content item among them is of type ``video`` or ``image``.
+            request_id: no other request that is being answered may have it.
+            pattern: regular expression that the reply is held to, token by token; a reply of `finish_reason` ``stop``
+                matches it as a whole.
+
+        Raises:
+            DataError: prompt and longest reply together exceed `max_model_len` (reason ``too_long``).
+        """
+        prompt = render_prompt(self._processor, list(messages))
+        engine_input = await self._admit(prompt, clip, sampling, sample_id)
+        output = await self._sample(engine_input, _completion_params(sampling, self._bias, pattern), request_id)
+        (answer,) = output.outputs
+        return Completion(answer.text, len(output.prompt_token_ids), len(answer.token_ids), answer.finish_reason)
 
     async def count_prompt_tokens(self, prompt: str, clip: Clip) -> int:
         """Tokens of a prompt with its clip's vision tokens."""
@@ -218,35 +244,39 @@ class RolloutEngine:
         """Counts since the start, requests being answered, and seconds of the last weight update."""
         return {**self._counts, "active_requests": self._active, "weight_sync_s": self._sync_s}
 
-    async def _admit(self, request: GenerateRequest, clip: Clip) -> dict[str, Any]:
-        engine_input = await self._render(request.prompt, clip)
+    async def _admit(self, prompt: str, clip: Clip | None, sampling: SamplingSpec, sample_id: str) -> dict[str, Any]:
+        engine_input = await self._render(prompt, clip)
         length, limit = len(engine_input["prompt_token_ids"]), self._config.max_model_len
-        if length + request.sampling.max_tokens > limit:
+        if length + sampling.max_tokens > limit:
             raise DataError(
-                f"sample {request.sample_id}: prompt of {length} tokens + max_tokens {request.sampling.max_tokens} "
+                f"sample {sample_id}: prompt of {length} tokens + max_tokens {sampling.max_tokens} "
                 f"exceed engine.max_model_len {limit}; raise it, or take fewer or smaller frames",
-                sample_id=request.sample_id, reason="too_long")
+                sample_id=sample_id, reason="too_long")
         return engine_input
 
-    async def _render(self, prompt: str, clip: Clip) -> dict[str, Any]:
+    async def _render(self, prompt: str, clip: Clip | None) -> dict[str, Any]:
         from vllm.renderers.inputs.preprocess import parse_model_prompt
         from vllm.renderers.params import TokenizeParams
 
-        parsed = parse_model_prompt(self._llm.model_config, {"prompt": prompt, **_media(clip)})
+        parsed = parse_model_prompt(self._llm.model_config, {"prompt": prompt, **(_media(clip) if clip else {})})
         # No limit here: vLLM's own refusal would not name the sample.
         (engine_input,) = await self._llm.renderer.render_cmpl_async([parsed], TokenizeParams(max_total_tokens=None))
         return engine_input
 
-    async def _sample(self, engine_input: dict[str, Any], request: GenerateRequest) -> Any:
+    async def _sample(self, engine_input: dict[str, Any], parameters: Any, request_id: str) -> Any:
         from vllm.v1.engine.exceptions import EngineDeadError
 
-        parameters = _sampling_params(request, self._bias)
-        request_id = f"{request.attempt_id}/{request.branch}"
+        self._active += 1
         try:
             outputs = [output async for output in self._llm.generate(engine_input, parameters, request_id)]
         except EngineDeadError:
-            logger.exception("vLLM's engine process died while answering about sample %s", request.sample_id)
+            logger.exception("vLLM's engine process died while answering request %s", request_id)
             os._exit(1)  # the actor is an empty shell now; only its death makes Ray start another
+        finally:
+            self._active -= 1
+        self._counts["requests"] += 1
+        self._counts["answers"] += len(outputs[-1].outputs)
+        self._counts["tokens"] += sum(len(answer.token_ids) for answer in outputs[-1].outputs)
         return outputs[-1]
 
 
@@ -305,16 +335,26 @@ def _media(clip: Clip) -> dict[str, Any]:
             "multi_modal_uuids": {"video": [clip.content_hash]}}
 
 
-def _sampling_params(request: GenerateRequest, bias: dict[int, float]) -> Any:
+def _rollout_params(request: GenerateRequest, bias: dict[int, float]) -> Any:
+    # Branches of a group share the sample's seed; answer i of one must not repeat the noise of answer i of another.
+    own = request.sampling.seed
+    seed = None if own is None else derive_seed(own, request.branch.value)
+    return _sampling_params(replace(request.sampling, seed=seed), bias, n=request.n, logprobs=0, flat_logprobs=True)
+
+
+def _completion_params(sampling: SamplingSpec, bias: dict[int, float], pattern: str | None) -> Any:
+    from vllm.sampling_params import StructuredOutputsParams
+
+    form = None if pattern is None else StructuredOutputsParams(regex=pattern)
+    return _sampling_params(sampling, bias, structured_outputs=form)
+
+
+def _sampling_params(sampling: SamplingSpec, bias: dict[int, float], **more: Any) -> Any:
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    sampling = request.sampling
-    # Branches of a group share the sample's seed; answer i of one must not repeat the noise of answer i of another.
-    seed = None if sampling.seed is None else derive_seed(sampling.seed, request.branch.value)
-    return SamplingParams(n=request.n, temperature=sampling.temperature, top_p=sampling.top_p,
-                          max_tokens=sampling.max_tokens, seed=seed, logprobs=0, flat_logprobs=True,
-                          logit_bias=bias or None, output_kind=RequestOutputKind.FINAL_ONLY)
+    return SamplingParams(temperature=sampling.temperature, top_p=sampling.top_p, max_tokens=sampling.max_tokens,
+                          seed=sampling.seed, logit_bias=bias or None, output_kind=RequestOutputKind.FINAL_ONLY, **more)
 
 
 def _rollout(request: GenerateRequest, clip_hash: str, answer: Any) -> Rollout:

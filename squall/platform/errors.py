@@ -28,15 +28,15 @@ class DataError(SquallError):
         """Short snake_case word under which the loss is counted, such as ``decode_error``."""
 
     def __reduce__(self):  # exceptions with keyword arguments do not survive pickling between actors by themselves
-        return _rebuild_data_error, (str(self), self.sample_id, self.reason)
+        return _rebuild_data_error, (type(self), str(self), self.sample_id, self.reason)
 
 
 class ResourceError(SquallError):
     """The plan needs more CPUs, GPUs or memory than the cluster has."""
 
 
-def _rebuild_data_error(message: str, sample_id: str | None, reason: str) -> DataError:
-    return DataError(message, sample_id=sample_id, reason=reason)
+def _rebuild_data_error(kind: type[DataError], message: str, sample_id: str | None, reason: str) -> DataError:
+    return kind(message, sample_id=sample_id, reason=reason)
 
 
 def nearest(word: str, candidates: Iterable[str]) -> str:

@@ -70,7 +70,10 @@ def resolve_model_path(path: str) -> str:
 
 
 def load_processor(path: str) -> ProcessorMixin:
-    """The processor (tokenizer, image and video processors, chat template) of a model directory or id."""
+    """The processor (tokenizer, image and video processors, chat template) of a model directory or id.
+
+    Of a model that knows texts alone it is the tokenizer.
+    """
     from transformers import AutoProcessor
 
     return AutoProcessor.from_pretrained(path)
@@ -99,7 +102,7 @@ def banned_token_ids(processor: ProcessorMixin) -> list[int]:
     A sampled placeholder shifts every later multimodal position, in the engine and in the learner, and ends in a
     mismatch of placeholders and features many steps later.
     """
-    tokenizer = processor.tokenizer
+    tokenizer = getattr(processor, "tokenizer", processor)
     known = tokenizer.get_vocab()
     banned = {known[token] for token in BANNED_TOKENS if token in known}
     if tokenizer.pad_token_id is not None and tokenizer.pad_token_id != tokenizer.eos_token_id:
