@@ -30,6 +30,23 @@ _OPTION_LETTER = re.compile(r"\(?([A-Za-z])(?:[.:)]+|\)?[.:]?\s*$)(?:\s.*)?", re
 _NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d*)(?:\.\d*)?(?:[eE][+-]?\d+)?")
 
 
+LEARNER_REWARDS = ("kl_consistency",)
+"""Rewards that need the policy's weights: the learner computes them, for the answers that it trains."""
+
+
+class KLConsistencyConfig(Config):
+    """How far an answer's distributions move when the clip is exchanged for its clean or corrupted twin."""
+
+    alpha: float = Field(3.0, gt=0.0)
+    """The reward is exp(-alpha KL), KL in nats and a mean over the answer's tokens. ROVA's main script takes 3, another 1."""
+    top_k: int | None = Field(None, ge=1)
+    """Compare the most probable tokens of the other clip's distribution, this many, and all others as one: never above the
+    exact KL. null is exact, over the whole vocabulary."""
+    loss_weight: float = Field(0.0, ge=0.0)
+    """Coefficient of the mean KL itself as a term of the loss, beside the reward; its gradient leaves the other clip alone.
+    ROVA's code has 1."""
+
+
 class RewardConfig(Config):
     """Which rewards are computed and how they add up."""
 
@@ -41,18 +58,31 @@ class RewardConfig(Config):
     """Inclusive range of answer lengths, in tokens, that the ``length`` reward favours."""
     published_quirks: bool = False
     """Score as Video-R1's code does, including where it is wrong: "3.0" is not 3, an exact 0 scores 0 (docs)."""
+    kl_consistency: KLConsistencyConfig = KLConsistencyConfig()
+    """The ``kl_consistency`` reward, which the learner computes, and the loss like it."""
 
     @field_validator("weights")
     @classmethod
     def _known_and_finite(cls, weights: dict[str, float]) -> dict[str, float]:
         for name, weight in weights.items():
-            if ":" not in name and name not in REWARDS:
+            allowed = (*REWARDS, *LEARNER_REWARDS)
+            if ":" not in name and name not in allowed:
                 raise ValueError(
-                    f"unknown reward '{name}'.{nearest(name, REWARDS)} Allowed: {', '.join(REWARDS)} or module:function"
+                    f"unknown reward '{name}'.{nearest(name, allowed)} Allowed: {', '.join(allowed)} or module:function"
                 )
             if not math.isfinite(weight):
                 raise ValueError(f"weight of reward '{name}' is {weight}; a finite number is needed")
+        if all(name in LEARNER_REWARDS for name in weights):
+            raise ValueError(
+                f"{', '.join(weights)} alone trains nothing: groups whose other rewards are all equal are dropped before the"
+                " learner computes it; name another reward too, such as accuracy"
+            )
         return weights
+
+    @property
+    def compares_clips(self) -> bool:
+        """Whether the learner has to pass the trained answers through the policy behind the other clip too."""
+        return "kl_consistency" in self.weights or self.kl_consistency.loss_weight > 0
 
 
 @dataclass(frozen=True)
@@ -83,7 +113,7 @@ RewardFunction = Callable[[RewardContext], Sequence[float]]
 
 
 def score_group(group: SampledGroup, config: RewardConfig) -> ScoredGroup:
-    """Compute every configured reward, and accuracy always, for all rollouts of a group.
+    """Compute every configured reward but the learner's, and accuracy always, for all rollouts of a group.
 
     Raises:
         ConfigError: a user's reward cannot be imported or does not return one number per rollout.
@@ -97,7 +127,8 @@ def score_group(group: SampledGroup, config: RewardConfig) -> ScoredGroup:
 
 def load_rewards(config: RewardConfig) -> dict[str, RewardFunction]:
     """Find the configured reward functions; call it before any actor starts. Accuracy is always among them."""
-    return {name: REWARDS.get(name) or _import_reward(name) for name in ("accuracy", *config.weights)}
+    names = [name for name in ("accuracy", *config.weights) if name not in LEARNER_REWARDS]
+    return {name: REWARDS.get(name) or _import_reward(name) for name in names}
 
 
 # --- accuracy by problem type (ROVA and Video-R1, reward code) ---
@@ -226,6 +257,11 @@ def consistency(answer: str | None, majority: str | None, problem_type: ProblemT
 def alignment(reasoning_similarity: float, answer_similarity: float) -> float:
     """ROVA's r^A = 0.3 Sim_r + 0.7 Sim_a; Sim_r in {0, 0.5, 1}, Sim_a in {0, 1}."""
     return 0.3 * reasoning_similarity + 0.7 * answer_similarity
+
+
+def kl_consistency(divergence: float, alpha: float) -> float:
+    """exp(-alpha KL), 1 when nothing moves; `divergence` is the mean over an answer's tokens, in nats (ROVA's README)."""
+    return math.exp(-alpha * divergence)
 
 
 def length_bonus(
