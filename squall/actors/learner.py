@@ -21,6 +21,7 @@ from ray.exceptions import RayError
 from squall.actors.deepspeed_backend import OptimiserConfig
 from squall.actors.rollout_buffer import Command, Publish, RolloutBuffer, Save, TrainBatch
 from squall.actors.weight_transfer import Backend, EngineFleet
+from squall.algorithms.rewards import RewardConfig
 from squall.algorithms.tgrpo import TGRPOConfig
 from squall.platform.config import Config
 from squall.platform.errors import SquallError, cause
@@ -93,17 +94,18 @@ class Learner:
     """Driver's handle on the Ray Train learner. `start`; then `step`, or `begin` and `poll`, in order; then `stop`."""
 
     def __init__(self, config: LearnerConfig, model: ModelConfig, objective: Objective, run_path: Path, *,
-                 total_steps: int, tgrpo: TGRPOConfig | None = None, temperature: float = 1.0, seed: int = 0,
-                 fleet: EngineFleet | None = None, weight_transfer: Backend = "shared_memory",
-                 resume: Path | None = None) -> None:
-        """`resume` is a checkpoint to go on from; `model` stays what the run began with."""
+                 total_steps: int, tgrpo: TGRPOConfig | None = None, rewards: RewardConfig | None = None,
+                 temperature: float = 1.0, seed: int = 0, fleet: EngineFleet | None = None,
+                 weight_transfer: Backend = "shared_memory", resume: Path | None = None) -> None:
+        """`resume` is a checkpoint to go on from; `model` stays what the run began with; `rewards` says what it computes."""
         self.config = config
         self._buffer = RolloutBuffer.remote(capacity=1, readers=config.workers)
         self._index = 0
         self._failure: BaseException | None = None
         self._loop_config = {
-            "learner": config, "model": model, "objective": objective, "tgrpo": tgrpo, "temperature": temperature,
-            "seed": seed, "total_updates": total_steps * config.updates_per_step, "buffer": self._buffer,
+            "learner": config, "model": model, "objective": objective, "tgrpo": tgrpo, "rewards": rewards or RewardConfig(),
+            "temperature": temperature, "seed": seed, "total_updates": total_steps * config.updates_per_step,
+            "buffer": self._buffer,
             "fleet": fleet, "weight_transfer": weight_transfer, "resume": resume, "logs": run_path.absolute() / "logs",
         }
         self._awaited: tuple[Any, str, float] | None = None

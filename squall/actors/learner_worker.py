@@ -6,15 +6,19 @@ import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
+from statistics import fmean
 from typing import Any
 
 import ray
 
+from squall.actors.clip_comparison import ClipComparison
 from squall.actors.learner import LearnerConfig, Objective, learning_rate_at
+from squall.actors.microbatches import Chunk, cut, needed_clips
 from squall.actors.rollout_buffer import Command, Publish, Save, TrainBatch, TrainSequence
 from squall.actors.weight_transfer import Backend, EngineFleet, Sender, open_sender
+from squall.algorithms.rewards import RewardConfig
 from squall.algorithms.tgrpo import TGRPOConfig
 from squall.platform.errors import SquallError
 from squall.platform.models import ModelConfig
@@ -61,6 +65,8 @@ class LearnerWorker:
         self.model_config: ModelConfig = config["model"]
         self.objective: Objective = config["objective"]
         self.tgrpo: TGRPOConfig | None = config["tgrpo"]
+        self.rewards: RewardConfig = config["rewards"]
+        self.comparison: ClipComparison | None = None
         self.temperature: float = config["temperature"]
         self.total_updates: int = config["total_updates"]
         self.updates_done = 0
@@ -116,7 +122,7 @@ class LearnerWorker:
         # Under ZeRO-3 a pass through the tower is a collective, which ranks with other clips in store would miss.
         cached = self._vision_frozen and self.settings.optimiser.zero_stage < 3
         cache = self.settings.vision_cache_mib << 20 if cached else 0
-        return AnswerScorer(model, self.banned, self.temperature, cache)
+        return AnswerScorer(model, self.banned, self.temperature, cache, self.rewards.kl_consistency)
 
     @property
     def _vision_frozen(self) -> bool:
@@ -143,6 +149,7 @@ class LearnerWorker:
     def train(self, batch: TrainBatch) -> dict[str, Any]:
         """Make `updates_per_step` optimiser updates from a batch; returns metrics that are equal on every rank."""
         started = time.monotonic()
+        self.comparison = ClipComparison(self.rewards, self.tgrpo) if self.rewards.compares_clips else None
         shares = batch.split(self.settings.updates_per_step)
         prepared = [self._prepare(batch, share) for share in shares]
         moved = len(shares) > 1  # from the second update on the policy is not the one that `old` stands for
@@ -153,25 +160,16 @@ class LearnerWorker:
         for share, chunks, old_logprobs in zip(shares, prepared, old, strict=True):
             tokens = sum(len(sequence.token_ids) for sequence in share)
             self._update(chunks, old_logprobs, tokens, len(share), totals)
-        return {**self._metrics(totals), "seconds": time.monotonic() - started}
+        return {**self._metrics(totals), **self._compared(len(batch.sequences)), "seconds": time.monotonic() - started}
 
     def _prepare(self, batch: TrainBatch, sequences: tuple[TrainSequence, ...]) -> list[Chunk]:
         """This rank's share of an update's answers in micro-batches, as many as every other rank has."""
-        from squall.algorithms.packing import collate, pack_rows, plan_microbatches
-        from squall.algorithms.policy import encode_prompt
-
         with self.span("encode"):
             share = self._share(sequences)
             own = share or [sequences[0]]  # more workers than prompts: this one takes part, and counts nothing
-            needed = sorted({sequence.clip_hash for sequence in own})
+            needed = needed_clips(own)
             clips = dict(zip(needed, ray.get([batch.clips[name] for name in needed]), strict=True))
-            keys = dict.fromkeys(sequence.key for sequence in own)
-            encoded = {key: encode_prompt(self.processor, self.engine.module.model, key[0], clips[key[1]]) for key in keys}
-            budget, pad = self.settings.tokens_per_microbatch, self.processor.tokenizer.pad_token_id
-            rows = pack_rows([encoded[sequence.key] for sequence in own], [sequence.token_ids for sequence in own], budget,
-                             self.settings.shared_prefix)
-            batches = [collate(chunk, pad) for chunk in plan_microbatches(rows, budget)]
-        chunks = [Chunk(tuple(own[place] for place in batch.places_A), batch) for batch in batches]
+            chunks = cut(own, clips, self.processor, self.engine.module.model, self.settings)
         if not share:
             chunks = [chunk.emptied() for chunk in chunks]
         # Sharded ranks meet in every pass: one that has fewer repeats its last, counting nothing.
@@ -204,6 +202,43 @@ class LearnerWorker:
         with torch.no_grad(), self.span("old log-probabilities"):
             return self.engine(chunk.batch.to(self.engine.device))[0]
 
+    def _compare_first(self, chunks: list[Chunk]) -> bool:
+        """Where micro-batches part a group, find all divergences before any answer is trained; returns whether they did.
+
+        Sharded ranks meet in every pass, so one that need not do it does it with the others.
+        """
+        import torch
+
+        parted = self.comparison.begin([chunk.sequences for chunk in chunks if chunk.counts])
+        if not self._most(int(parted)):
+            return False
+        for chunk in chunks:
+            with torch.no_grad(), self.span("compare"):
+                batch, anchor = chunk.on(self.engine.device)
+                self._note(chunk, _token_means(self.engine(batch, anchor)[2], batch))
+        return True
+
+    def _note(self, chunk: Chunk, divergence_A: Any) -> None:
+        if chunk.counts:
+            self.comparison.note(chunk.sequences, divergence_A.tolist())
+
+    def _compared(self, count: int) -> dict[str, Any]:
+        """Divergences and new advantages of all answers of a step, in their order; nothing where clips are not compared."""
+        if self.comparison is None:
+            return {}
+        import torch
+        import torch.distributed as dist
+
+        values = torch.zeros((2, count), dtype=torch.float64)
+        for row, found in zip(values, (self.comparison.found, self.comparison.taken), strict=True):
+            row[list(found)] = torch.tensor(list(found.values()), dtype=torch.float64)
+        if self.world_size > 1:
+            values = values.to(self.engine.device)
+            dist.all_reduce(values)
+        divergences, advantages = values.tolist()
+        return {"divergences": divergences, "advantages": advantages, "kl_consistency/kl": fmean(divergences),
+                "kl_consistency/mean": fmean(map(self.comparison.reward, divergences))}
+
     def _restore_optimiser(self, chunk: Chunk) -> None:
         """Make an update of size 0, which lets DeepSpeed allocate what it keeps, and put the stored values there."""
         self.backend.set_learning_rate(self.engine, 0.0)
@@ -216,8 +251,10 @@ class LearnerWorker:
         """One optimiser update; the loss is divided by totals over all workers, so it does not depend on their number."""
         rate = learning_rate_at(self.settings.optimiser, self.updates_done, self.total_updates)
         self.backend.set_learning_rate(self.engine, rate)
+        known = self.comparison is not None and self._compare_first(chunks)
+        compare = self.comparison is not None and (not known or self.rewards.kl_consistency.loss_weight > 0)
         for number, (chunk, old_AL) in enumerate(zip(chunks, old, strict=True)):
-            loss, sums = self._loss(chunk, old_AL, tokens, sequences)
+            loss, sums = self._loss(chunk, old_AL, tokens, sequences, compare)
             with self.span("backward"):
                 # DeepSpeed averages gradients over workers; the factor turns that average back into the sum.
                 norm = self.backend.backward(self.engine, loss * self.world_size, last=number == len(chunks) - 1)
@@ -228,23 +265,28 @@ class LearnerWorker:
         totals["_learning_rate"] = rate
         totals["_grad_norm"] = norm
 
-    def _loss(self, chunk: Chunk, old_AL: Any, tokens: int, sequences: int) -> tuple[Any, dict[str, float]]:
-        batch = chunk.batch.to(self.engine.device)
+    def _loss(self, chunk: Chunk, old_AL: Any, tokens: int, sequences: int, compare: bool) -> tuple[Any, dict[str, float]]:
+        batch, anchor = chunk.on(self.engine.device)
         with self.span("forward"):
-            logprobs_AL, entropy_AL = self.engine(batch)
+            logprobs_AL, entropy_AL, *divergence = self.engine(batch, anchor if compare else None)
         measured = {"entropy": float(entropy_AL.sum()), "tokens": float(batch.mask_AL.sum())}
         if self.objective == "sft":
             loss = -logprobs_AL.sum() / tokens
             return loss, {**measured, "loss": float(loss.detach())}
-        return self._policy_loss(chunk.sequences, batch, logprobs_AL, old_AL, tokens, sequences, measured)
+        if divergence:
+            self._note(chunk, _token_means(divergence[0], batch))
+        loss, sums = self._policy_loss(chunk, batch, logprobs_AL, old_AL, tokens, sequences)
+        if divergence and self.rewards.kl_consistency.loss_weight:
+            loss = loss + self.rewards.kl_consistency.loss_weight * _token_means(divergence[0], batch).sum() / sequences
+        return loss, {**measured, **sums, "loss": float(loss.detach())}
 
-    def _policy_loss(self, answers: tuple[TrainSequence, ...], batch: Any, logprobs_AL: Any, old_AL: Any, tokens: int,
-                     sequences: int, measured: dict[str, float]) -> tuple[Any, dict[str, float]]:
+    def _policy_loss(self, chunk: Chunk, batch: Any, logprobs_AL: Any, old_AL: Any, tokens: int,
+                     sequences: int) -> tuple[Any, dict[str, float]]:
         import torch
 
         from squall.algorithms.tgrpo import token_loss
 
-        device = logprobs_AL.device
+        answers, device = chunk.sequences, logprobs_AL.device
         engine_AL = torch.zeros_like(logprobs_AL)
         for row, sequence in enumerate(answers):
             engine_AL[row, :len(sequence.token_ids)] = torch.tensor(sequence.engine_logprobs, device=device)
@@ -252,13 +294,14 @@ class LearnerWorker:
         if self.reference is not None:
             with torch.no_grad(), self.span("reference"):
                 reference_AL = self.reference(batch)[0]
-        advantages_A = torch.tensor([sequence.advantage for sequence in answers], device=device)
+        anew = self.comparison is not None and chunk.counts
+        advantages = self.comparison.advantages(answers) if anew else [answer.advantage for answer in answers]
+        advantages_A = torch.tensor(advantages, device=device)
         terms = token_loss(logprobs_AL, logprobs_AL.detach() if old_AL is None else old_AL, engine_AL, reference_AL,
                            advantages_A, batch.mask_AL, self.tgrpo)
         divisor = tokens if self.tgrpo.loss_aggregation == "token" else sequences
-        loss = terms.loss_sum / divisor
         sums = {name: float(value) for name, value in terms.sums().items() if name in COUNTED}
-        return loss, {**measured, **sums, "importance_max": float(terms.importance_max), "loss": float(loss.detach())}
+        return terms.loss_sum / divisor, {**sums, "importance_max": float(terms.importance_max)}
 
     def _metrics(self, totals: dict[str, float]) -> dict[str, float]:
         """Sum the counters over workers and turn them into means per token."""
@@ -310,16 +353,9 @@ class LearnerWorker:
         return {}
 
 
-@dataclass(frozen=True)
-class Chunk:
-    """A micro-batch and the answers in it, in its order."""
-
-    sequences: tuple[TrainSequence, ...]
-    batch: Any
-
-    def emptied(self) -> Chunk:
-        """The same inputs with nothing to learn from."""
-        return Chunk(self.sequences, replace(self.batch, mask_AL=self.batch.mask_AL * 0))
+def _token_means(values_AL: Any, batch: Any) -> Any:
+    """Mean over each answer's tokens (A,); 0 for one that is masked out."""
+    return values_AL.sum(1) / batch.mask_AL.sum(1).clamp(min=1.0)
 
 
 class RestoredState:

@@ -12,6 +12,22 @@ import ray
 
 
 @dataclass(frozen=True, slots=True)
+class Twin:
+    """What the learner needs to compare an answer's distributions with those about the other clip of its question."""
+
+    clip_hash: str
+    """The clean clip for an answer about the corrupted one, and the other way round."""
+    place: int
+    """The answer's number in its batch."""
+    group: int
+    """Number, in the batch, of the answers whose advantages are taken together."""
+    reward: float
+    """Weighted sum of the answer's other rewards."""
+    bonus: float
+    """Temporal bonus of the answer."""
+
+
+@dataclass(frozen=True, slots=True)
 class TrainSequence:
     """One answer as the learner needs it."""
 
@@ -21,11 +37,13 @@ class TrainSequence:
     advantage: float = 1.0
     engine_logprobs: tuple[float, ...] | None = None
     """Log-probabilities under which the engine sampled the tokens; None for supervised targets."""
+    twin: Twin | None = None
+    """Given when clips are compared; where the comparison is a reward, the learner takes the advantage anew."""
 
     @property
-    def key(self) -> tuple[str, str]:
-        """Prompt and clip: answers with the same key share them."""
-        return self.prompt, self.clip_hash
+    def key(self) -> tuple[str, str, str | None]:
+        """Prompt, clip and the clip that it is compared with: answers with the same key share them."""
+        return self.prompt, self.clip_hash, self.twin and self.twin.clip_hash
 
 
 @dataclass(frozen=True, slots=True)

@@ -36,6 +36,23 @@ def compare_by_rule(pairs: Sequence[tuple[str, str]]) -> Sequence[float]:
     return [rule_similarity(first, second) for first, second in pairs]
 
 
+LEARNER_REWARDS = ("kl_consistency",)
+"""Rewards that need the policy's weights: the learner computes them, for the answers that it trains."""
+
+
+class KLConsistencyConfig(Config):
+    """How far an answer's distributions move when the clip is exchanged for its clean or corrupted twin."""
+
+    alpha: float = Field(3.0, gt=0.0)
+    """The reward is exp(-alpha KL), KL in nats and a mean over the answer's tokens. ROVA's main script takes 3, another 1."""
+    top_k: int | None = Field(None, ge=1)
+    """Compare the most probable tokens of the other clip's distribution, this many, and all others as one: never above the
+    exact KL. null is exact, over the whole vocabulary."""
+    loss_weight: float = Field(0.0, ge=0.0)
+    """Coefficient of the mean KL itself as a term of the loss, beside the reward; its gradient leaves the other clip alone.
+    ROVA's code has 1."""
+
+
 class RewardConfig(Config):
     """Which rewards are computed and how they add up."""
 
@@ -49,23 +66,36 @@ class RewardConfig(Config):
     """What the `consistency`, `reasoning` and `alignment` rewards compare an answer with."""
     published_quirks: bool = False
     """Score as Video-R1's code does, including where it is wrong: "3.0" is not 3, an exact 0 scores 0 (docs)."""
+    kl_consistency: KLConsistencyConfig = KLConsistencyConfig()
+    """The ``kl_consistency`` reward, which the learner computes, and the loss like it."""
 
     @field_validator("weights")
     @classmethod
     def _known_and_finite(cls, weights: dict[str, float]) -> dict[str, float]:
         for name, weight in weights.items():
-            if ":" not in name and name not in REWARDS:
+            allowed = (*REWARDS, *LEARNER_REWARDS)
+            if ":" not in name and name not in allowed:
                 raise ValueError(
-                    f"unknown reward '{name}'.{nearest(name, REWARDS)} Allowed: {', '.join(REWARDS)} or module:function"
+                    f"unknown reward '{name}'.{nearest(name, allowed)} Allowed: {', '.join(allowed)} or module:function"
                 )
             if not math.isfinite(weight):
                 raise ValueError(f"weight of reward '{name}' is {weight}; a finite number is needed")
+        if all(name in LEARNER_REWARDS for name in weights):
+            raise ValueError(
+                f"{', '.join(weights)} alone trains nothing: groups whose other rewards are all equal are dropped before the"
+                " learner computes it; name another reward too, such as accuracy"
+            )
         return weights
 
     @property
     def needs_judge(self) -> bool:
         """Whether a reward compares reasoning."""
         return "reasoning" in self.weights or ("alignment" in self.weights and self.alignment.reasoning_weight > 0)
+
+    @property
+    def compares_clips(self) -> bool:
+        """Whether the learner has to pass the trained answers through the policy behind the other clip too."""
+        return "kl_consistency" in self.weights or self.kl_consistency.loss_weight > 0
 
 
 @dataclass(frozen=True)
@@ -122,7 +152,7 @@ RewardFunction = Callable[[RewardContext], Sequence[float]]
 
 
 def score_group(group: SampledGroup, config: RewardConfig, compare: Compare = compare_by_rule) -> ScoredGroup:
-    """Compute every configured reward, and accuracy always, for all rollouts of a group.
+    """Compute every configured reward but the learner's, and accuracy always, for all rollouts of a group.
 
     Args:
         compare: judges the similarity of reasoning texts.
@@ -140,7 +170,8 @@ def score_group(group: SampledGroup, config: RewardConfig, compare: Compare = co
 
 def load_rewards(config: RewardConfig) -> dict[str, RewardFunction]:
     """Find the configured reward functions; call it before any actor starts. Accuracy is always among them."""
-    return {name: REWARDS.get(name) or _import_reward(name) for name in ("accuracy", *config.weights)}
+    names = [name for name in ("accuracy", *config.weights) if name not in LEARNER_REWARDS]
+    return {name: REWARDS.get(name) or _import_reward(name) for name in names}
 
 
 # --- the other rewards, as functions of plain values ---
@@ -154,6 +185,11 @@ def format_score(text: str) -> float:
 def alignment(reasoning_similarity: float, answer_similarity: float, config: AlignmentConfig) -> float:
     """ROVA's r^A = alpha_r Sim_r + alpha_a Sim_a, by default 0.3 and 0.7; both in [0, 1]."""
     return config.reasoning_weight * reasoning_similarity + config.answer_weight * answer_similarity
+
+
+def kl_consistency(divergence: float, alpha: float) -> float:
+    """exp(-alpha KL), 1 when nothing moves; `divergence` is the mean over an answer's tokens, in nats (ROVA's README)."""
+    return math.exp(-alpha * divergence)
 
 
 def length_bonus(

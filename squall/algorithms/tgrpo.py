@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 from squall.algorithms.accuracy import PUBLISHED_CORRECT_ABOVE
 from squall.algorithms.alignment import AlignmentConfig
 from squall.algorithms.difficulty import DifficultyConfig
-from squall.algorithms.rewards import RewardConfig
+from squall.algorithms.rewards import LEARNER_REWARDS, RewardConfig
 from squall.platform.config import Config
 from squall.platform.errors import ConfigError, DataError, nearest
 from squall.platform.records import Branch, ScoredGroup, TrainGroup
@@ -189,9 +189,8 @@ def group_advantages(scored: ScoredGroup, config: TGRPOConfig, weights: Mapping[
         ConfigError: a weighted reward was not computed.
         DataError: the trained branch has no rollout.
     """
-    branches = np.array([rollout.branch.value for rollout in scored.sampled.rollouts])
-    rewards, accuracies = _total_rewards(scored, weights), np.array([row["accuracy"] for row in scored.rewards])
-    trained, shuffled = branches == config.trained_branch.value, branches == Branch.SHUFFLED.value
+    branches, accuracies = _branches(scored), _accuracies(scored)
+    trained = branches == config.trained_branch.value
     if not trained.any():
         raise DataError(
             f"group {scored.sampled.group_id}: no rollout of the trained branch '{config.trained_branch}'",
@@ -199,8 +198,8 @@ def group_advantages(scored: ScoredGroup, config: TGRPOConfig, weights: Mapping[
             reason="empty_branch",
         )
 
-    active = shuffled.any() and _contrast_active(accuracies[trained].mean(), accuracies[shuffled].mean(), config)
-    bonus_G = config.contrast_weight * active * (accuracies[trained] > config.correct_above)
+    rewards = _total_rewards(scored, weights)
+    bonus_G = contrast_bonuses(scored, config)[trained]
     advantages = np.full(len(branches), np.nan)
     plain_G = contrast_advantages(rewards[trained], np.zeros_like(bonus_G), config)
     advantages[trained] = contrast_advantages(rewards[trained], bonus_G, config)
@@ -212,6 +211,14 @@ def group_advantages(scored: ScoredGroup, config: TGRPOConfig, weights: Mapping[
     if config.optimise == "both" and clean.any():
         advantages[clean] = contrast_advantages(rewards[clean], np.zeros(clean.sum()), config)
     return TrainGroup(scored, tuple(None if np.isnan(a) else float(a) for a in advantages), statistics)
+
+
+def contrast_bonuses(scored: ScoredGroup, config: TGRPOConfig) -> np.ndarray:
+    """Temporal bonus of each rollout, in the order of ``scored.sampled.rollouts``; 0 outside the trained branch."""
+    branches, accuracies = _branches(scored), _accuracies(scored)
+    trained, shuffled = branches == config.trained_branch.value, branches == Branch.SHUFFLED.value
+    active = shuffled.any() and _contrast_active(accuracies[trained].mean(), accuracies[shuffled].mean(), config)
+    return config.contrast_weight * active * (trained & (accuracies > config.correct_above))
 
 
 def contrast_advantages(rewards_G: np.ndarray, bonus_G: np.ndarray, config: TGRPOConfig) -> np.ndarray:
@@ -245,14 +252,32 @@ def _contrast_active(ordered_mean: float, shuffled_mean: float, config: TGRPOCon
     return bool(ordered_mean >= threshold if config.contrast == "video_r1" else ordered_mean > threshold)
 
 
-def _total_rewards(scored: ScoredGroup, weights: Mapping[str, float]) -> np.ndarray:
-    missing = [name for name in weights if any(name not in row for row in scored.rewards)]
+def sampling_rewards(scored: ScoredGroup, weights: Mapping[str, float]) -> np.ndarray:
+    """Weighted sum of each rollout's rewards but the learner's. Raises ConfigError when one was not computed."""
+    own = {name: weight for name, weight in weights.items() if name not in LEARNER_REWARDS}
+    missing = [name for name in own if any(name not in row for row in scored.rewards)]
     if missing:
         raise ConfigError(
             f"group {scored.sampled.group_id}: reward '{missing[0]}' has a weight but was not computed."
             f" Computed: {', '.join(scored.rewards[0])}"
         )
-    return np.array([sum(weight * row[name] for name, weight in weights.items()) for row in scored.rewards])
+    return np.array([sum(weight * row[name] for name, weight in own.items()) for row in scored.rewards])
+
+
+def _total_rewards(scored: ScoredGroup, weights: Mapping[str, float]) -> np.ndarray:
+    """The learner's rewards come last, as in the learner itself: the same sum to the last bit. Absent, they add nothing."""
+    total = sampling_rewards(scored, weights)
+    for name in LEARNER_REWARDS:
+        total = total + np.array([weights.get(name, 0.0) * row.get(name, 0.0) for row in scored.rewards])
+    return total
+
+
+def _branches(scored: ScoredGroup) -> np.ndarray:
+    return np.array([rollout.branch.value for rollout in scored.sampled.rollouts])
+
+
+def _accuracies(scored: ScoredGroup) -> np.ndarray:
+    return np.array([row["accuracy"] for row in scored.rewards])
 
 
 def _statistics(

@@ -23,7 +23,8 @@ from squall.actors.groups import SamplerConfig
 from squall.actors.learner import Learner
 from squall.actors.sampling import GroupSampler
 from squall.jobs.session import learner_demand, rollout_demands
-from squall.jobs.tgrpo import ReplayStream, TGRPOJobConfig, learner_metrics, train_batch
+from squall.jobs.tgrpo import ReplayStream, TGRPOJobConfig, learner_metrics
+from squall.jobs.train_batch import train_batch
 from squall.platform.checkpoints import read_state
 from squall.platform.config import Config, load_config, validate
 from squall.platform.errors import SquallError
@@ -110,11 +111,11 @@ def replay_step(job: TGRPOJobConfig, config: ReplayConfig, run: RunDirectory, ch
         sampler.start(engines=False)
         model = job.model.model_copy(update={"path": model_path})
         learner = Learner(job.learner, model, "tgrpo", folder, total_steps=job.steps, tgrpo=job.tgrpo,
-                          temperature=job.temperature, seed=job.seed, resume=checkpoint)
+                          rewards=job.rewards, temperature=job.temperature, seed=job.seed, resume=checkpoint)
         stack.callback(learner.stop)
         learner.start()
-        batch = ReplayStream(run.path, config.step - 1, sampler).collect(lambda: None)
-        result = learner.step(train_batch(config.step - 1, batch))
+        batch = ReplayStream(run.path, config.step - 1, sampler, job.rewards).collect(lambda: None)
+        result = learner.step(train_batch(job, config.step - 1, batch.groups, batch.clips))
         if save:
             (folder / "weights").mkdir()
             learner.save(folder / "weights")

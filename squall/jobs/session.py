@@ -387,14 +387,14 @@ class Session:
         self.live.state(worker, state)
 
     def start_learner(self, learner: LearnerConfig, objective: Objective, *, tgrpo: TGRPOConfig | None = None,
-                      temperature: float = 1.0) -> Learner:
+                      rewards: RewardConfig | None = None, temperature: float = 1.0) -> Learner:
         """Start the Ray Train workers and wait until they hold the model."""
         with self.phase("learner"):
             model = self.config.model.model_copy(update={"path": self.model_path})  # workers run in other directories
             engine = self.config.engine
             fleet = EngineFleet(self.sampler.engines, engine.tensor_parallel_size, model.train_vision, engine.request_timeout_s)
             handle = Learner(learner, model, objective, self.run.path, total_steps=self._total_steps, tgrpo=tgrpo,
-                             temperature=temperature, seed=self.config.seed, fleet=fleet,
+                             rewards=rewards, temperature=temperature, seed=self.config.seed, fleet=fleet,
                              weight_transfer=engine.weight_transfer, resume=self.resumed.checkpoint)
             self._stack.callback(handle.stop)
             handle.start()

@@ -21,7 +21,6 @@ from squall.actors.cluster import Demand
 from squall.actors.groups import GroupPlan, Prepared, SampledOutcome
 from squall.actors.judge_config import POLICY, JudgeConfig
 from squall.actors.learner import Learner, LearnerConfig
-from squall.actors.rollout_buffer import TrainBatch, TrainSequence
 from squall.actors.sampling import GroupSampler
 from squall.algorithms.difficulty import Assessment, Decision, Difficulty, DifficultyConfig, assess_answers, decide
 from squall.algorithms.memory import Deferred, Fate
@@ -38,6 +37,13 @@ from squall.jobs.session import (
     learner_demand,
     refuse_sharded_adapters,
     rollout_demands,
+)
+from squall.jobs.train_batch import (
+    learner_branches,
+    learner_clips,
+    refuse_clips_without_twin,
+    train_batch,
+    with_consistency,
 )
 from squall.platform.errors import DataError, SquallError
 from squall.platform.records import Branch, SamplingSpec, ScoredGroup, TrainGroup, VideoSample
@@ -123,6 +129,7 @@ class TGRPOJobConfig(SessionConfig):
                                  f"{self.steps}")
         if self.difficulty.reading != "off":
             self._difficulty_possible()
+        refuse_clips_without_twin(self)
         if self.max_sampled_groups < self.groups_per_step:
             raise ValueError(f"max_sampled_groups {self.max_sampled_groups} is below groups_per_step "
                              f"{self.groups_per_step}; raise it to about three times that")
@@ -163,9 +170,10 @@ def run(config: TGRPOJobConfig) -> int:
         sampler = session.start_sampler(config.rewards, engines=sampling, judge=config.judge, needs_judge=config.needs_judge)
         learner = None
         if learning:
-            learner = session.start_learner(config.learner, "tgrpo", tgrpo=config.tgrpo, temperature=config.temperature)
+            learner = session.start_learner(config.learner, "tgrpo", tgrpo=config.tgrpo, rewards=config.rewards,
+                                            temperature=config.temperature)
         stream = (RolloutStream(config, session, sampler) if sampling
-                  else ReplayStream(config.learn_only, session.steps_done, sampler))
+                  else ReplayStream(config.learn_only, session.steps_done, sampler, config.rewards))
         with session.stops_well(learner, stream.state):
             before = session.evaluate(questions, step=session.first_step)
             with session.progress.phase("train"):
@@ -193,10 +201,11 @@ def train_step(config: TGRPOJobConfig, session: Session, stream: RolloutStream |
             with session.phase("sleep"):
                 sampler.sleep()
         with session.phase("learn"):
-            learner.begin(train_batch(step, batch))
+            learner.begin(train_batch(config, step, batch.groups, batch.clips))
             while (learned := learner.poll(POLL_S)) is None:
                 stream.pump(0.0, learning=True)
             result = learned
+            batch.groups = with_consistency(config.rewards, batch.groups, result)
         if sampler.engines:
             with session.phase("sync"):
                 sampler.update_weights(step + 1)
@@ -307,8 +316,9 @@ class RolloutStream:
 class ReplayStream:
     """Steps as another run sampled them: answers, rewards and advantages from its rollouts, clips rendered again."""
 
-    def __init__(self, run: Path, step: int, sampler: GroupSampler) -> None:
+    def __init__(self, run: Path, step: int, sampler: GroupSampler, rewards: RewardConfig) -> None:
         """`run` is the run directory that holds the rollouts, `step` the first step to take, counted from 0."""
+        self._rewards = rewards
         self._store, self._sampler, self._step = RolloutStore(run / "rollouts"), sampler, step
 
     def collect(self, meanwhile: Callable[[], None]) -> StepBatch:
@@ -320,7 +330,7 @@ class ReplayStream:
         meanwhile()
         groups = self._store.read(self._step)
         dropped = self._store.read_dropped(self._step)
-        prepared = self._sampler.prepare([replay_plan(group) for group in groups])
+        prepared = self._sampler.prepare([replay_plan(self._rewards, group) for group in groups])
         judged = [Judged(group.scored.sampled.group_id, None, group, same_clips(group, clips))
                   for group, clips in zip(groups, prepared, strict=True)]
         left_out = [Judged(group.sampled.group_id, reason, TrainGroup(group, (None,) * len(group.sampled.rollouts)))
@@ -336,11 +346,10 @@ class ReplayStream:
         return {"cursor": self._step}
 
 
-def replay_plan(group: TrainGroup) -> GroupPlan:
-    """How to render the clips of a stored group that its trained answers are about."""
+def replay_plan(rewards: RewardConfig, group: TrainGroup) -> GroupPlan:
+    """How to render the clips of a stored group that the learner needs."""
     sampled = group.scored.sampled
-    branches = Counter(rollout.branch for rollout, advantage in zip(sampled.rollouts, group.advantages, strict=True)
-                       if advantage is not None)
+    branches = dict.fromkeys(learner_branches(rewards, group), 1)
     return GroupPlan(sampled.group_id, sampled.sample, sampled.corruption, branches, sampled.rollouts[0].sampling)
 
 
@@ -409,14 +418,8 @@ def judge(config: TGRPOJobConfig, outcome: SampledOutcome) -> Judged:
         return Judged(name, decision.value, group, {}, assessment, decision)
     if not has_signal(group):
         return Judged(name, "zero_variance", group, {}, assessment, decision)
-    clips = {name: outcome.clips[name] for name in trained_clips(group)}
+    clips = {name: outcome.clips[name] for name in learner_clips(config.rewards, group)}
     return Judged(name, None, group, clips, assessment, decision)
-
-
-def trained_clips(group: TrainGroup) -> set[str]:
-    """Content hashes of the clips that a group's trained answers are about."""
-    return {rollout.clip_hash for rollout, advantage in zip(group.scored.sampled.rollouts, group.advantages, strict=True)
-            if advantage is not None}
 
 
 def permute_rewards(group: ScoredGroup, seed: int) -> ScoredGroup:
@@ -445,17 +448,6 @@ class StepBatch:
     @property
     def all_groups(self) -> list[TrainGroup]:
         return [*self.groups, *(group for _, group in self.dropped)]
-
-
-def train_batch(step: int, batch: StepBatch) -> TrainBatch:
-    """The learner's view of a step: the answers that carry an advantage, and references to their clips."""
-    sequences = tuple(
-        TrainSequence(group.scored.sampled.prompt, rollout.clip_hash, rollout.token_ids, advantage, rollout.logprobs)
-        for group in batch.groups
-        for rollout, advantage in zip(group.scored.sampled.rollouts, group.advantages, strict=True)
-        if advantage is not None
-    )
-    return TrainBatch(step, sequences, {sequence.clip_hash: batch.clips[sequence.clip_hash] for sequence in sequences})
 
 
 def rollout_metrics(step: int, batch: StepBatch) -> dict[str, float]:
@@ -519,6 +511,7 @@ def learner_metrics(result: Mapping[str, Any]) -> dict[str, float]:
         "tis/mean": result["importance"], "tis/max": result["importance_max"],
         "tis/capped": result["importance_capped_tokens"], "learning_rate": result["learning_rate"],
         "grad_norm": result["grad_norm"], "tokens": result["tokens"],
+        **{name: value for name, value in result.items() if name.startswith("kl_consistency/")},
     }
 
 
