@@ -12,9 +12,10 @@ class BuildWithConfigs(build_py):
         if self.editable_mode:  # the checkout's own tune_configs/ is found first
             return
         target = Path(self.build_lib, "squall", "tune_configs")
-        self.mkpath(str(target))
-        for config in sorted(Path("tune_configs").glob("*.yaml")):
-            self.copy_file(str(config), str(target / config.name))
+        for config in sorted(Path("tune_configs").rglob("*.yaml")):
+            place = target / config.relative_to("tune_configs")
+            self.mkpath(str(place.parent))
+            self.copy_file(str(config), str(place))
 
 
 setup(cmdclass={"build_py": BuildWithConfigs})

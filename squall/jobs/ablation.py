@@ -157,8 +157,8 @@ def notes(measured: Sequence[Measured]) -> list[str]:
     unit = "GPU" if measured[0].gpus else "CPU"
     return [f"Before training: corrupted {before.scores[Branch.CORRUPTED].mean():.1%}, clean "
             f"{before.scores[Branch.CLEAN].mean():.1%}; n = {len(after.samples)} held-out questions.",
-            "Gains are over the policy before training; in brackets 95 % bootstrap intervals over videos of the seeds' average, "
-            f"in parentheses the lowest and the highest seed. 'Against the first': corrupted accuracy minus that of "
+            "Gains are over the policy before training; in brackets 95 % bootstrap intervals over videos of the seeds' "
+            f"average, in parentheses the lowest and the highest seed. 'Against the first': corrupted accuracy minus that of "
             f"'{measured[0].name}', paired by question. Seconds are {unit}-seconds reserved while training, mean over seeds."]
 
 

@@ -18,7 +18,7 @@ from pydantic import Field, field_validator
 from squall.actors.groups import GroupPlan
 from squall.actors.sampling import GroupSampler
 from squall.algorithms.accuracy import accuracy
-from squall.algorithms.corruption import parse_spec
+from squall.algorithms.corruption import expand_kinds, parse_spec
 from squall.algorithms.statistics import paired_bootstrap, relative_drop
 from squall.platform.config import Config
 from squall.platform.errors import ConfigError
@@ -38,7 +38,7 @@ class EvaluationConfig(Config):
     severity: float = Field(0.7, ge=0, le=1)
     """Severity of every held-out corruption."""
     kinds: tuple[str, ...] | None = None
-    """Corruption kinds, in turn over the questions; by default those of training."""
+    """Corruption kinds, in turn over the questions, `standard` among them; by default those of training."""
     every_steps: int = Field(0, ge=0)
     """Ask them also every so many steps of training, for a curve; 0 asks before and after alone."""
     seed: int = 10_007
@@ -49,12 +49,15 @@ class EvaluationConfig(Config):
     @field_validator("kinds")
     @classmethod
     def _known(cls, kinds: tuple[str, ...] | None) -> tuple[str, ...] | None:
+        if kinds is None:
+            return None
+        expanded = expand_kinds(kinds)
         try:
-            for text in kinds or ():
+            for text in expanded:
                 parse_spec(text, severity=0.5, seed=0)
         except ConfigError as error:
             raise ValueError(str(error)) from None
-        return kinds
+        return expanded
 
 
 @dataclass(frozen=True)

@@ -22,8 +22,10 @@ from squall.actors.cluster import ResourcePlan, start_ray, stop_ray
 from squall.actors.groups import SamplerConfig
 from squall.actors.learner import Learner
 from squall.actors.sampling import GroupSampler
+from squall.jobs.rollout_stream import ReplayStream
 from squall.jobs.session import learner_demand, rollout_demands
-from squall.jobs.tgrpo import ReplayStream, TGRPOJobConfig, learner_metrics
+from squall.jobs.step_metrics import learner_metrics
+from squall.jobs.tgrpo import TGRPOJobConfig
 from squall.jobs.train_batch import train_batch
 from squall.platform.checkpoints import read_state
 from squall.platform.config import Config, load_config, validate

@@ -109,7 +109,7 @@ def resolve_config_path(source: str | Path) -> Path:
 def packaged_configs() -> list[str]:
     """Names of the configurations that ship with Squall, such as ``@tgrpo``."""
     folder = SOURCE_CONFIGS if SOURCE_CONFIGS.is_dir() else PACKAGED_CONFIGS
-    return sorted(f"@{path.stem}" for path in folder.glob("*.yaml"))
+    return sorted(f"@{path.relative_to(folder).with_suffix('')}" for path in folder.rglob("*.yaml"))
 
 
 def read_yaml(source: str | Path) -> dict[str, Any]:

@@ -12,7 +12,8 @@ import pytest
 from squall.algorithms.difficulty import Assessment, Decision, Difficulty
 from squall.algorithms.memory import MemoryConfig
 from squall.jobs.agenda import Agenda
-from squall.jobs.tgrpo import TGRPOJobConfig, plan_group
+from squall.jobs.rollout_stream import plan_group
+from squall.jobs.tgrpo import TGRPOJobConfig
 from squall.platform.config import load_config
 from squall.platform.errors import SquallError
 from squall.platform.records import Branch, MediaType, ProblemType, VideoSample

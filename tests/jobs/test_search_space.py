@@ -46,9 +46,9 @@ def test_a_grid_takes_no_range() -> None:
     ({"name": ["a", "b"]}, "'name' is the sweep's own"),
 ])
 def test_every_key_is_checked_at_its_ends(space: dict, message: str) -> None:
-    values = load_config(TuneConfig, "@tgrpo-sweep").values
+    config = load_config(TuneConfig, "@tgrpo-sweep").model_copy(update={"space": space})
     with pytest.raises(ConfigError, match=message):
-        check_space(find_job("train tgrpo"), values, parse_space(space))
+        check_space(find_job("train tgrpo"), config, parse_space(space))
 
 
 @pytest.mark.parametrize(("words", "message"), [
@@ -74,9 +74,9 @@ def test_what_a_search_cannot_do_is_refused_before_anything_starts(words: list[s
 def test_every_packaged_configuration_suits_the_job_that_it_names(name: str) -> None:
     values = read_yaml(name)
     job = find_job(values["job"])
-    if "space" in values:
+    if "space" in values or "rows" in values:
         config = load_config(TuneConfig, name)
-        assert check_space(job, config.values, parse_space(config.space))
+        assert check_space(job, config, parse_space(config.searched))
     else:
         assert load_job_config(job, [name]).steps > 0
 
@@ -89,7 +89,7 @@ def test_a_sweep_lies_over_its_base_and_a_trial_over_both() -> None:
     trial = with_values(values, {"learner.optimiser.learning_rate": 1e-5, "tgrpo.kl_beta": 0.04, "model.path": "a: b"})
     assert trial["learner"]["optimiser"]["learning_rate"] == 1e-5 and trial["tgrpo"]["kl_beta"] == 0.04
     assert trial["model"]["path"] == "a: b" and values["tgrpo"]["kl_beta"] == 0.1
-    demands = check_space(find_job("train tgrpo"), values, parse_space(config.space))
+    demands = check_space(find_job("train tgrpo"), config, parse_space(config.space))
     assert [demand.role for demand in demands] == ["engine", "corruption worker", "reward worker", "learner worker"]
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from squall.jobs.tgrpo import TGRPOJobConfig, permute_rewards, plan_group
+from squall.jobs.rollout_stream import permute_rewards, plan_group
+from squall.jobs.tgrpo import TGRPOJobConfig
 from squall.platform.config import load_config
 from squall.platform.errors import ConfigError
 from squall.platform.records import (
