@@ -176,3 +176,25 @@ def test_a_file_that_names_its_job_is_refused_by_another() -> None:
     assert load_config(TGRPOJobConfig, "@demo", job="train tgrpo").steps == load_config(TGRPOJobConfig, "@demo").steps
     with pytest.raises(ConfigError, match="@demo is a configuration of 'squall train tgrpo', not of 'squall train sft'"):
         load_config(TGRPOJobConfig, "@demo", job="train sft")
+
+
+def test_a_file_lies_over_its_base_and_overrides_over_both(tmp_path) -> None:
+    (tmp_path / "low.yaml").write_text("job: train tgrpo\nbase: '@demo'\nsteps: 3\ntgrpo: {kl_beta: 0.5}\n")
+    (tmp_path / "high.yaml").write_text(f"base: {tmp_path / 'low.yaml'}\ntgrpo: {{clean_samples: 7}}\n")
+    config = load_config(TGRPOJobConfig, tmp_path / "high.yaml", ["steps=2"], job="train tgrpo")
+    assert (config.steps, config.tgrpo.kl_beta, config.tgrpo.clean_samples) == (2, 0.5, 7)
+    assert config.tgrpo.optimise == "both", "of @demo"
+
+
+def test_a_base_that_cannot_be_is_refused(tmp_path) -> None:
+    first, second = tmp_path / "a.yaml", tmp_path / "b.yaml"
+    first.write_text(f"base: {second}\n")
+    second.write_text(f"base: {first}\n")
+    with pytest.raises(ConfigError, match="base goes round in a circle: .*b.yaml -> .*a.yaml -> .*b.yaml"):
+        load_config(TGRPOJobConfig, first)
+    first.write_text("job: train tgrpo\nbase: '@sft'\n")
+    with pytest.raises(ConfigError, match="base @sft is a configuration of 'squall train sft', not of 'squall train tgrpo'"):
+        load_config(TGRPOJobConfig, first)
+    first.write_text("base: '@dem'\n")
+    with pytest.raises(ConfigError, match="@dem: no packaged configuration of that name. Did you mean '@demo'"):
+        load_config(TGRPOJobConfig, first)
