@@ -163,7 +163,7 @@ def _key_from(variable: str | None, base_url: str) -> str:
         return ""
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise ConfigError(f"judge.api_key_env = {variable}: this environment variable is not set, and the key for {base_url} is "
+        raise ConfigError(f"judge.api_key_env = {variable}: this environment variable is not set, but the key of {base_url} is "
                           "expected in it; set it, or take judge.api_key_env=null for an endpoint that needs no key")
     return key
 
