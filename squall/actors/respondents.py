@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from squall.actors.rollout_engine import Completion
 from squall.platform.errors import ConfigError, DataError, cause
@@ -138,8 +138,9 @@ class Engines:
             with suppress(RayError):
                 ray.cancel(reference)
             raise Unanswered("judge_timeout", f"no reply within {timeout_s:g} s") from None
-        except DataError as error:
-            raise Unanswered("judge_refused", str(error)) from None
+        except RayTaskError as error:  # whose own text is the whole trace
+            reason = "judge_refused" if isinstance(error.cause, DataError) else "judge_failed"
+            raise Unanswered(reason, cause(error.cause)) from None
         except RayActorError as error:
             if self._count == 1:
                 self._await_restart(engine)
