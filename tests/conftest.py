@@ -42,7 +42,7 @@ def engine(ray_cluster: object, policy_dir: Path) -> Iterator[object]:
     from squall.actors.rollout_engine import EngineConfig, RolloutEngine
 
     actor = RolloutEngine.options(num_cpus=1, name="engine-0", namespace="squall-tests").remote(
-        str(policy_dir), EngineConfig(max_model_len=512, dtype="float32"))
+        str(policy_dir), EngineConfig(max_model_len=1024, dtype="float32"))
     ray.get(actor.ready.remote(), timeout=180)
     yield actor
     ray.kill(actor)

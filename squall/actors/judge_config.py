@@ -42,8 +42,9 @@ class JudgeConfig(Config):
     """Of the replies; 0 takes the most likely one."""
     max_frames: int = Field(8, ge=1)
     """Pictures of a clip that an endpoint is shown, evenly spaced; an engine sees the whole clip."""
-    similar_above: tuple[float, float] = (0.4, 0.7)
-    """Cosines from which an embedding's similarity is 0.5, and 1. An embedding hears the topic, not a contradiction."""
+    similar_above: tuple[float, float] = (0.3, 0.7)
+    """Cosines from which an embedding's similarity is 0.5, and 1. It hears the topic and no contradiction: with the default
+    model paraphrases have 0.5 to 0.9, "left" for "right" 0.9, texts about different things below 0.1."""
     cache: Path | None = None
     """File of the ledger of calls, to share it between runs; null keeps it with the run."""
     engine: EngineConfig = EngineConfig()

@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import ray
-from ray.exceptions import GetTimeoutError, RayActorError, RayError
+from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from squall.actors.rollout_engine import Completion
 from squall.platform.errors import ConfigError, DataError, cause
@@ -138,8 +138,9 @@ class Engines:
             with suppress(RayError):
                 ray.cancel(reference)
             raise Unanswered("judge_timeout", f"no reply within {timeout_s:g} s") from None
-        except DataError as error:
-            raise Unanswered("judge_refused", str(error)) from None
+        except RayTaskError as error:  # whose own text is the whole trace
+            reason = "judge_refused" if isinstance(error.cause, DataError) else "judge_failed"
+            raise Unanswered(reason, cause(error.cause)) from None
         except RayActorError as error:
             if self._count == 1:
                 self._await_restart(engine)
@@ -163,7 +164,7 @@ def _key_from(variable: str | None, base_url: str) -> str:
         return ""
     key = os.environ.get(variable, "").strip()
     if not key:
-        raise ConfigError(f"judge.api_key_env = {variable}: this environment variable is not set, and the key for {base_url} is "
+        raise ConfigError(f"judge.api_key_env = {variable}: this environment variable is not set, but the key of {base_url} is "
                           "expected in it; set it, or take judge.api_key_env=null for an endpoint that needs no key")
     return key
 

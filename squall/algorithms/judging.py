@@ -80,10 +80,10 @@ def parse_similarities(reply: str, count: int) -> list[float]:
     """
     arrays = _arrays(_without_thought(reply))
     if len(arrays) != 1:
-        raise UnreadableReply(f"{len(arrays) or 'no'} JSON array{'s' * (len(arrays) != 1)} in {_shown(reply)}, expected one")
+        raise UnreadableReply(f"{_counted(len(arrays), 'JSON array')} in {_shown(reply)}, expected one")
     (scores,) = arrays
     if len(scores) != count:
-        raise UnreadableReply(f"{len(scores)} score{'s' * (len(scores) != 1)} for {count} pair{'s' * (count != 1)}")
+        raise UnreadableReply(f"{_counted(len(scores), 'score')} for {_counted(count, 'pair')}")
     for score in scores:
         if isinstance(score, bool) or score not in ALLOWED_SIMILARITIES:
             raise UnreadableReply(f"score {json.dumps(score)[:40]} is none of 0, 0.5 and 1")
@@ -107,8 +107,7 @@ def parse_answerable(reply: str) -> Verdict:
         raise UnreadableReply(f"{'both YES and NO' if words else 'neither YES nor NO'} in {_shown(reply)}")
     numbers = _NUMBER.findall(text)
     if len(numbers) != 1:
-        raise UnreadableReply(f"{len(numbers) or 'no'} number{'s' * (len(numbers) != 1)} in {_shown(reply)}, "
-                              "expected one confidence")
+        raise UnreadableReply(f"{_counted(len(numbers), 'number')} in {_shown(reply)}, expected one confidence")
     if numbers[0].endswith("%") or not 0 <= float(numbers[0]) <= 1:
         raise UnreadableReply(f"confidence {numbers[0]} is not from 0 to 1")
     return Verdict("YES" in words, float(numbers[0]))
@@ -136,10 +135,16 @@ def _arrays(text: str) -> list[list[Any]]:
         try:
             array, end = decoder.raw_decode(text, position)
             found.append(array)
-        except (ValueError, RecursionError):  # a bracket of prose
+        except RecursionError:
+            raise UnreadableReply(f"brackets nested too deeply in {_shown(text)}") from None
+        except ValueError:  # a bracket of prose
             end = position + 1
         position = text.find("[", end)
     return found
+
+
+def _counted(number: int, thing: str) -> str:
+    return f"{number or 'no'} {thing}{'s' * (number > 1)}"
 
 
 def _shown(reply: str) -> str:

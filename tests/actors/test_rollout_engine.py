@@ -80,8 +80,8 @@ def test_placeholders_are_never_sampled(engine, random_clip, policy_dir: Path):
 
 
 def test_a_prompt_that_is_too_long_is_refused_by_name(engine, random_clip):
-    with pytest.raises(DataError, match=r"sample long-7: prompt of \d+ tokens \+ max_tokens 500 exceed") as refused:
-        ask(engine, random_clip(6), "long-7", sampling=SamplingSpec(max_tokens=500))
+    with pytest.raises(DataError, match=r"sample long-7: prompt of \d+ tokens \+ max_tokens 1010 exceed") as refused:
+        ask(engine, random_clip(6), "long-7", sampling=SamplingSpec(max_tokens=1010))
     assert refused.value.reason == "too_long"
     assert refused.value.sample_id == "long-7"
 

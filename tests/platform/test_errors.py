@@ -1,8 +1,19 @@
 from __future__ import annotations
 
+import pickle
+
 import pytest
 
-from squall.platform.errors import cause
+from squall.platform.errors import DataError, cause
+
+
+class OwnError(DataError):
+    """One of a part of Squall."""
+
+
+def test_a_data_error_travels_between_processes_as_what_it_is() -> None:
+    arrived = pickle.loads(pickle.dumps(OwnError("gone", sample_id="s1", reason="missing_media")))
+    assert (type(arrived), str(arrived), arrived.sample_id, arrived.reason) == (OwnError, "gone", "s1", "missing_media")
 
 
 @pytest.mark.parametrize(("text", "expected"), [
