@@ -140,7 +140,7 @@ def run(config: RolloutsConfig) -> int:
     chosen = ordered(answers.table, config.order, limit)
     rows = full_rows(store, chosen)
     if config.output is not None:
-        count = write_rows(config.output, rows)
+        count = write_rows(config.output, rows, answers.rewards)
         print(f"{count:,} of {answers.total:,} answers written to {config.output}")
     elif config.format == "json":
         print_lines(rows)
@@ -165,11 +165,13 @@ def print_lines(rows: Iterable[dict[str, Any]]) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # else Python complains once more at its exit
 
 
-def write_rows(path: Path, rows: Iterable[dict[str, Any]]) -> int:
-    """Write rows by the ending of `path`; returns how many. In CSV each reward has a column ``reward/NAME``."""
+def write_rows(path: Path, rows: Iterable[dict[str, Any]], rewards: Sequence[str]) -> int:
+    """Write rows by the ending of `path`; returns how many. In CSV each of `rewards` has a column ``reward/NAME``."""
     path.parent.mkdir(parents=True, exist_ok=True)
     with path.open("w", encoding="utf-8", newline="") as file:
-        return {".csv": write_csv, ".json": write_list, ".jsonl": write_lines}[path.suffix](file, rows)
+        if path.suffix == ".csv":
+            return write_csv(file, rows, rewards)
+        return {".json": write_list, ".jsonl": write_lines}[path.suffix](file, rows)
 
 
 def write_lines(file: TextIO, rows: Iterable[dict[str, Any]]) -> int:
@@ -191,14 +193,15 @@ def write_list(file: TextIO, rows: Iterable[dict[str, Any]]) -> int:
     return count
 
 
-def write_csv(file: TextIO, rows: Iterable[dict[str, Any]]) -> int:
-    """A header and a line per row."""
+def write_csv(file: TextIO, rows: Iterable[dict[str, Any]], rewards: Sequence[str]) -> int:
+    """A header and a line per row; empty where an answer has no such reward."""
     writer, count = None, 0
     for row in rows:
-        rewards = {f"reward/{name}": value for name, value in row.pop("rewards").items()}
-        flat = row | {"options": json.dumps(row["options"], ensure_ascii=False)} | rewards
+        found = row.pop("rewards")
+        flat = row | {"options": json.dumps(row["options"], ensure_ascii=False)}
+        flat |= {f"reward/{name}": found.get(name) for name in rewards}
         if writer is None:
-            writer = csv.DictWriter(file, list(flat), extrasaction="ignore")
+            writer = csv.DictWriter(file, list(flat))
             writer.writeheader()
         writer.writerow(flat)
         count += 1

@@ -87,6 +87,8 @@ class Answers:
     """Answers in the files that were read."""
     damaged: tuple[Path, ...]
     """Files that were left out because they cannot be read."""
+    rewards: tuple[str, ...] = ()
+    """Names of all rewards that an answer has; the learner's have only the ones that were trained."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +126,7 @@ def scan(store: RolloutStore, wanted: AnswerFilter, scoring: Scoring, *, skip_da
         return Answers(_columns(SCHEMA.empty_table(), 0, scoring), 0, tuple(damaged))
     _check_known(store, "reward", scoring.name, names)
     _check_known(store, "reason for dropping", wanted.dropped if isinstance(wanted.dropped, str) else None, reasons)
-    return Answers(pa.concat_tables(tables), total, tuple(damaged))
+    return Answers(pa.concat_tables(tables), total, tuple(damaged), tuple(sorted(names)))
 
 
 def run_scoring(run: RunDirectory, name: str | None = None) -> Scoring:

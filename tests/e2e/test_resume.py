@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import re
 import signal
@@ -11,13 +12,16 @@ import sys
 import time
 from collections import Counter
 from pathlib import Path
+from statistics import fmean
 
 import pytest
 import ray
 
+from squall.algorithms.tgrpo import group_advantages
 from squall.jobs import replay, tgrpo
 from squall.platform.config import load_config
 from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
+from squall.platform.records import TrainGroup
 from squall.platform.store import RolloutStore
 from squall.platform.tracking import read_metrics
 
@@ -30,7 +34,9 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     folder = tmp_path_factory.mktemp("embedded")
     made = build_dataset(EmbeddedDataConfig(directory=folder, train_clips=60, validation_clips=4, test_clips=4))
     return [f"data.train={made['train']}", "evaluation.manifest=null", f"output={folder / 'runs'}", f"steps={STEPS}",
-            "groups_per_step=4", "max_sampled_groups=60", "checkpoint_every_steps=2"]
+            "groups_per_step=4", "max_sampled_groups=60", "checkpoint_every_steps=2",
+            "rewards.weights={accuracy: 1.0, format: 0.2, consistency: 0.2, kl_consistency: 0.3}",
+            "rewards.kl_consistency.loss_weight=0.1"]
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +50,15 @@ def whole(overrides: list[str], ray_cluster: object) -> Path:
 def consumed(run: Path) -> Counter[tuple[int, str, str]]:
     rows = [json.loads(line) for line in (run / "consumed.jsonl").read_text().splitlines()]
     return Counter((row["step"], group, outcome) for row in rows for group, outcome in row["groups"].items())
+
+
+def learned_rewards_of(group: TrainGroup) -> list[float]:
+    return [row["kl_consistency"] for row in group.scored.rewards if "kl_consistency" in row]
+
+
+def learned_rewards(run: Path) -> list[float]:
+    store = RolloutStore(run / "rollouts")
+    return [value for step in range(STEPS) for group in store.read(step) for value in learned_rewards_of(group)]
 
 
 def losses(run: Path) -> list[float]:
@@ -123,6 +138,19 @@ def test_learning_alone_from_stored_rollouts_gives_the_same_losses(overrides: li
     again = Path(config.output) / "again"
     assert losses(again) == pytest.approx(losses(whole), rel=1e-4, abs=1e-7)
     assert consumed(again) == consumed(whole)
+    assert learned_rewards(again) == pytest.approx(learned_rewards(whole), abs=1e-4)
+
+
+def test_the_learners_reward_and_the_advantages_with_it_are_stored(whole: Path) -> None:
+    job = load_config(tgrpo.TGRPOJobConfig, whole / "config.yaml")
+    for row in read_metrics(whole / "metrics.jsonl"):
+        groups = RolloutStore(whole / "rollouts").read(row["step"] - 1)
+        rewards = [value for group in groups for value in learned_rewards_of(group)]
+        assert row["kl_consistency/mean"] == pytest.approx(fmean(rewards)) and 0.0 < row["kl_consistency/mean"] < 1.0
+        assert row["kl_consistency/kl"] == pytest.approx(fmean(-math.log(value) / 3.0 for value in rewards), abs=1e-9)
+        for group in groups:
+            assert len(learned_rewards_of(group)) == sum(advantage is not None for advantage in group.advantages) == 12
+            assert group.advantages == group_advantages(group.scored, job.tgrpo, job.rewards.weights).advantages
 
 
 def test_one_step_again_is_equal_bit_by_bit(whole: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,6 +6,8 @@ import csv
 import json
 import subprocess
 import sys
+from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -139,6 +141,18 @@ def test_files_hold_everything_that_matches(stored_run: RunDirectory, tmp_path: 
     table = list(csv.DictReader(rows["csv"].splitlines()))
     assert [row["text"] for row in table] == [row["text"] for row in listed]
     assert table[3]["reward/accuracy"] == "0.0" and json.loads(table[3]["options"]) == ["A. red", "B. blue"]
+
+
+def test_a_reward_that_only_trained_answers_have_gets_its_column(tmp_path: Path, make_group: Callable,
+                                                                 capsys: pytest.CaptureFixture[str]) -> None:
+    run, scored = RunDirectory.create(tmp_path, "tgrpo", "run"), make_group(1, "fog", 0.5, 1)
+    rewards = (*scored.rewards[:2], {**scored.rewards[2], "kl_consistency": 0.9})
+    RolloutStore(run.rollouts).write(0, [TrainGroup(replace(scored, rewards=rewards), (None, 0.5, -0.5))])
+    printed(run, capsys, f"output={tmp_path / 'answers.csv'}")
+    table = list(csv.DictReader((tmp_path / "answers.csv").read_text().splitlines()))
+    assert [row["reward/kl_consistency"] for row in table] == ["", "", "0.9"]
+    assert [row["index"] for row in map(json.loads, printed(run, capsys, "reward_name=kl_consistency", "reward=[0.5,1]",
+                                                            "format=json").splitlines())] == [1]
 
 
 def test_json_on_the_terminal_is_nothing_but_lines(stored_run: RunDirectory, capsys: pytest.CaptureFixture[str]) -> None:
