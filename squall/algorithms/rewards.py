@@ -255,20 +255,24 @@ def temporal(accuracies: Sequence[float], shuffled_accuracies: Sequence[float]) 
 
 
 def _accuracy_reward(context: RewardContext) -> Sequence[float]:
+    """Right or wrong against the solution, by problem type; in [0, 1]."""
     return context.accuracies
 
 
 def _format_reward(context: RewardContext) -> Sequence[float]:
+    """1 for a think block, then an answer block, and nothing else."""
     return [format_score(rollout.text) for rollout in context.group.rollouts]
 
 
 def _consistency_reward(context: RewardContext) -> Sequence[float]:
+    """1 for the answer that most of the clean answers give."""
     problem_type = context.group.sample.problem_type
     majority = majority_answer([context.answers[i] for i in context.indices(Branch.CLEAN)], problem_type)
     return [consistency(answer, majority, problem_type) for answer in context.answers]
 
 
 def _length_reward(context: RewardContext) -> Sequence[float]:
+    """1 for right answers of `length_bonus_tokens` tokens, when two or more of the branch are right."""
     lengths = [len(rollout.token_ids) for rollout in context.group.rollouts]
     return _per_branch(
         context,
@@ -282,6 +286,7 @@ def _length_reward(context: RewardContext) -> Sequence[float]:
 
 
 def _temporal_reward(context: RewardContext) -> Sequence[float]:
+    """1 for right answers when the branch is right more often than the shuffled one."""
     shuffled = [context.accuracies[i] for i in context.indices(Branch.SHUFFLED)]
     return _per_branch(context, lambda indices: temporal([context.accuracies[i] for i in indices], shuffled))
 
@@ -295,6 +300,7 @@ def _per_branch(context: RewardContext, reward: Callable[[list[int]], list[float
     return values
 
 
+# The first line of each one's docstring is what `squall reward` lists.
 REWARDS: Mapping[str, RewardFunction] = {
     "accuracy": _accuracy_reward,
     "format": _format_reward,

@@ -97,6 +97,14 @@ JOBS: tuple[Job, ...] = (
         arguments=("source", "output"),
     ),
     Job(
+        command=("reward",),
+        summary="List the rewards, and try one of your own: what is wrong with it and what to do",
+        example="squall reward my_rewards:brief --check",
+        module="squall.jobs.reward",
+        config="RewardJobConfig",
+        arguments=("function",),
+    ),
+    Job(
         command=("doctor",),
         summary="Say what this machine has and what that means for a job",
         example="squall doctor",
