@@ -199,6 +199,15 @@ JOBS: tuple[Job, ...] = (
         config="WarmUpConfig",
     ),
     Job(
+        command=("annotate",),
+        summary="Make reasoning for supervised fine-tuning: a model answers, and what earns enough is kept",
+        example="squall annotate data/train.jsonl data/train-cot.jsonl model.path=Qwen/Qwen2.5-VL-7B-Instruct",
+        module="squall.jobs.annotate",
+        config="AnnotateConfig",
+        arguments=("manifest", "output"),
+        section="data",
+    ),
+    Job(
         command=("data", "embedded"),
         summary="Write the embedded data set: H.264 clips and Video-R1 manifests",
         example="squall data embedded train_clips=2000 directory=data/small",
