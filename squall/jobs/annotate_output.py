@@ -120,7 +120,7 @@ class AnnotationFolder:
             if stored.get(key) != now[key]:
                 folder.lock.close()
                 raise ConfigError(f"{path} was begun with {key} = {stored.get(key)!r}, and now it is {now[key]!r}; give it as "
-                                  f"it was to go on, choose another OUTPUT, or delete {path} to start anew")
+                                  f"it was to go on, choose another OUTPUT, or delete {path} and OUTPUT to start anew")
         write_text(folder.settings, to_json(now, indent=2) + "\n")
         return folder
 
