@@ -185,6 +185,7 @@ def test_words_fill_a_jobs_arguments_in_order(tmp_path: Path, monkeypatch: pytes
     assert arguments.name_arguments(["is x=3: {y}?", "2"], job, model) == ['text="is x=3: {y}?"', 'times="2"']
     assert arguments.name_arguments(["times=2", "hi"], job, model) == ["times=2", 'text="hi"']
     assert arguments.name_arguments(["--times", "2", "hi"], job, model) == ["--times", "2", 'text="hi"']
+    assert arguments.name_arguments(["text.jsonl", "times"], job, model) == ['text="text.jsonl"', 'times="times"']
     assert arguments.split_arguments(["--times", "2", "--text=a b"], model) == (None, ["times=2", "text=a b"])
     with pytest.raises(cli.ConfigError, match="TEXT is missing; usage: squall echo TEXT TIMES, such as: squall echo hi"):
         arguments.name_arguments(["times=2"], job, model)

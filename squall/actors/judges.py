@@ -66,11 +66,11 @@ class Judge(ABC):
         Raises:
             JudgeError: the judge failed on one of them; the rest is lost too.
         """
-        return _each_once(pairs, partial(self._judge, sample_id=sample_id))
+        return self._distinct(pairs, partial(self._judge, sample_id=sample_id))
 
     def graded_similarities(self, pairs: Pairs, sample_id: str) -> list[float]:
         """As `similarities`, but anywhere in [0, 1] where a judge can: an embedding's is the cosine, 0 if it is negative."""
-        return _each_once(pairs, partial(self._grade, sample_id=sample_id))
+        return self._distinct(pairs, partial(self._grade, sample_id=sample_id))
 
     def answerable(self, sample: VideoSample, clip: Clip) -> Verdict:
         """Whether a clip shows enough to answer its question.
@@ -87,11 +87,11 @@ class Judge(ABC):
         self._judge([_CHECK_PAIR], "check")
 
     def take_usage(self) -> Counter[str]:
-        """Since this was last asked: calls, cached, retries, unparsed, failures, seconds, prompt_tokens, reply_tokens.
+        """Since this was last asked: pairs, calls, cached, retries, unparsed, failures, seconds, prompt_tokens, reply_tokens.
 
-        `calls` are the requests that were sent, retries among them; `cached` those that the ledger saved; `unparsed` the
-        replies that could not be read; `failures` the questions given up, also those that were then put pair by pair. What
-        did not occur is not in it.
+        `pairs` are the different texts that were compared, by rule too; `calls` the requests that were sent, retries among
+        them; `cached` those that the ledger saved; `unparsed` the replies that could not be read; `failures` the questions
+        given up, also those that were then put pair by pair. What did not occur is not in it.
         """
         with self._lock:
             usage, self._usage = self._usage, Counter()
@@ -102,6 +102,13 @@ class Judge(ABC):
 
     def _grade(self, pairs: Pairs, sample_id: str) -> list[float]:
         return self._judge(pairs, sample_id)
+
+    def _distinct(self, pairs: Pairs, judge: Callable[[Pairs], list[float]]) -> list[float]:
+        def counted(distinct: Pairs) -> list[float]:
+            self._count(pairs=len(distinct))
+            return judge(distinct)
+
+        return _each_once(pairs, counted)
 
     def _count(self, **amounts: float) -> None:
         with self._lock:

@@ -26,7 +26,7 @@ from squall.actors.supervisor import Change, Supervisor, Worker
 from squall.algorithms.difficulty import Assessment, Decision, assess_verdict, decide
 from squall.algorithms.judging import ANSWERABLE_PATTERN, UnreadableReply, Verdict, answerable_question, parse_answerable
 from squall.platform.errors import DataError, SquallError, cause
-from squall.platform.models import load_processor, render_prompt, resolve_model_path
+from squall.platform.models import EMBEDDED_POLICY, load_processor, render_prompt
 from squall.platform.prompts import ask_about, build_messages, prompt_template
 from squall.platform.records import Branch, SamplingSpec, VideoSample
 
@@ -125,7 +125,7 @@ class GroupSampler:
             return []
         if judge.model == POLICY:
             return policy
-        path = resolve_model_path(judge.model)
+        path = str(EMBEDDED_POLICY) if judge.model == "@embedded" else judge.model  # which may be a text model
         self._judges = [
             self._engine_class.options(**named("judge", i, judge.engine.cpus, judge.engine.gpus)).remote(
                 path, judge.engine, self._config.log_of("judge", i)) for i in range(judge.engine.count)]
@@ -281,10 +281,12 @@ class GroupSampler:
         """The outcome of a finished flight, or None when it goes on or is to be tried again."""
         try:
             result = ray.get(reference)
-        except DataError as error:
-            return SampledOutcome(flight.plan, failure=Failure(error.reason, str(error)))
         except RayError as error:
             root = error.cause if isinstance(error, RayTaskError) else error
+            if isinstance(root, DataError):
+                return SampledOutcome(flight.plan, failure=Failure(root.reason, str(root)))
+            if isinstance(root, SquallError):  # a key that is refused, a reward that does not fit: every group would fail
+                raise root from None
             if not isinstance(root, RayError):  # the workers live and code of theirs failed: it would fail again
                 message = f"sample {flight.plan.sample.id}: {cause(error)}"
                 return SampledOutcome(flight.plan, failure=Failure("task_error", message))
@@ -380,9 +382,10 @@ class GroupSampler:
         for attempt in range(self._config.workers.max_attempts):
             try:
                 hashes = ray.get(rendering, timeout=self._config.workers.group_timeout_s).clip_hashes
-            except DataError as error:
-                return Prepared(plan, failure=Failure(error.reason, str(error)))
             except RayError as error:
+                root = error.cause if isinstance(error, RayTaskError) else error
+                if isinstance(root, DataError):
+                    return Prepared(plan, failure=Failure(root.reason, str(root)))
                 problem = cause(error)
                 self._retried[self._supervisor.accuse(error, self._supervisor.of("corruption"))] += 1
                 self._supervisor.settle("corruption")

@@ -219,28 +219,34 @@ def temporal(accuracies: Sequence[float], shuffled_accuracies: Sequence[float]) 
 
 
 def _accuracy_reward(context: RewardContext) -> Sequence[float]:
+    """Right or wrong against the solution, by problem type; in [0, 1]."""
     return context.accuracies
 
 
 def _format_reward(context: RewardContext) -> Sequence[float]:
+    """1 for a think block, then an answer block, and nothing else."""
     return [format_score(rollout.text) for rollout in context.group.rollouts]
 
 
 def _consistency_reward(context: RewardContext) -> Sequence[float]:
+    """1 for the answer of the other branch that it is held against: by default what most clean answers say."""
     return context.answer_similarities
 
 
 def _reasoning_reward(context: RewardContext) -> Sequence[float]:
+    """How alike its reasoning is to that of the same answer, as the judge says: 0, 0.5 or 1."""
     return context.reasoning_similarities
 
 
 def _alignment_reward(context: RewardContext) -> Sequence[float]:
+    """Both weighed together: 0.3 of the reasoning and 0.7 of the answer, unless rewards.alignment says otherwise (ROVA)."""
     config, answers = context.config.alignment, context.answer_similarities
     reasoning = context.reasoning_similarities if config.reasoning_weight else (0.0,) * len(answers)
     return [alignment(r, a, config) for r, a in zip(reasoning, answers, strict=True)]
 
 
 def _length_reward(context: RewardContext) -> Sequence[float]:
+    """1 for right answers of `length_bonus_tokens` tokens, when two or more of the branch are right."""
     lengths = [len(rollout.token_ids) for rollout in context.group.rollouts]
     return _per_branch(
         context,
@@ -254,6 +260,7 @@ def _length_reward(context: RewardContext) -> Sequence[float]:
 
 
 def _temporal_reward(context: RewardContext) -> Sequence[float]:
+    """1 for right answers when the branch is right more often than the shuffled one."""
     shuffled = [context.accuracies[i] for i in context.indices(Branch.SHUFFLED)]
     return _per_branch(context, lambda indices: temporal([context.accuracies[i] for i in indices], shuffled))
 
@@ -267,6 +274,7 @@ def _per_branch(context: RewardContext, reward: Callable[[list[int]], list[float
     return values
 
 
+# The first line of each one's docstring is what `squall reward` lists.
 REWARDS: Mapping[str, RewardFunction] = {
     "accuracy": _accuracy_reward,
     "format": _format_reward,

@@ -32,7 +32,8 @@ ROW = "row"
 """Key under which a trial knows its row and seed."""
 TRAINING = ("rollout", "sleep", "learn", "sync", "record")
 """Phases that are training: neither starting nor asking held-out questions."""
-HEAD = ("row", "seeds", "corrupted, %", "gain, points", "clean gain, points", "against the first", "seconds", "judge calls", "")
+HEAD = ("row", "seeds", "corrupted, %", "gain, points", "clean gain, points", "against the first", "seconds",
+        "pairs judged", "judge calls", "")
 
 
 class Row(Config):
@@ -95,10 +96,9 @@ class Measured:
                  for path in self.runs.values()]
         return float(np.mean(spent)) * (self.gpus or self.cpus)
 
-    @cached_property
-    def judge_calls(self) -> float:
-        """Calls of the judge, mean over seeds; those answered from its cache are none."""
-        return float(np.mean([sum(row.get("judge/calls", 0.0) for row in read_metrics(RunDirectory(path).metrics))
+    def judged(self, what: str) -> float:
+        """``pairs`` of reasoning that were compared, or ``calls`` that a judge was sent for it; mean over seeds."""
+        return float(np.mean([sum(row.get(f"judge/{what}", 0.0) for row in read_metrics(RunDirectory(path).metrics))
                               for path in self.runs.values()]))
 
 
@@ -141,7 +141,8 @@ def table_rows(measured: Sequence[Measured]) -> list[tuple[str, ...]]:
         against = "" if row is measured[0] else points(interval(first, corrupted[1]))
         seeds = f"{len(row.runs)}" if len(row.runs) == row.wanted else f"{len(row.runs)} of {row.wanted}"
         lines.append((row.name, seeds, f"{100 * corrupted[1].mean():.1f}", points(interval(*corrupted)) + spread,
-                      points(interval(*clean)), against, f"{row.seconds:,.0f}", f"{row.judge_calls:,.0f}",
+                      points(interval(*clean)), against, f"{row.seconds:,.0f}", f"{row.judged('pairs'):,.0f}",
+                      f"{row.judged('calls'):,.0f}",
                       "no claim" if len(row.runs) < 3 else ""))
     return lines
 

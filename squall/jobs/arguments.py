@@ -32,7 +32,7 @@ def name_arguments(words: Sequence[str], job: Job, model: type[Config]) -> list[
             continue
         if key in missing and "=" in word:
             missing.remove(key)
-        elif missing and not word.startswith("--") and key.partition(".")[0] not in model.model_fields:
+        elif missing and not word.startswith("--") and not ("=" in word and key.partition(".")[0] in model.model_fields):
             named[position] = f"{missing.pop(0)}={_quoted(word)}"
     required = [key for key in missing if model.model_fields[key].is_required()]
     if required:

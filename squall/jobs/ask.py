@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import shlex
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import ray
 from rich.console import Console
-from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from squall.actors.cluster import ResourcePlan, start_ray, stop_ray
 from squall.actors.groups import SampledOutcome
 from squall.actors.sampling import GroupSampler
 from squall.algorithms.accuracy import canonical_answer, majority_answer
+from squall.jobs.console import counted, phase, say
 from squall.jobs.question import AskConfig, Question, prepare
 from squall.jobs.session import rollout_demands
 from squall.platform.errors import SquallError
@@ -56,11 +54,11 @@ def run(config: AskConfig) -> int:
     views = ask(question, config.ray_address, console, seconds)
     shown = [to_asked(view, question.sample, views[0]) for view in views]
     print_asked(question.sample, shown, console)
-    console.print(closing_line(question, views, seconds), soft_wrap=True, highlight=False, markup=False)
+    say(console, closing_line(question, views, seconds))
     if config.page is not None:
         command = shlex.join(["squall", *sys.argv[1:]])
         page = write_asked(config.page, question.sample, shown, facts(config, question, views), command)
-        console.print(f"page: {page}", soft_wrap=True, highlight=False, markup=False)
+        say(console, f"page: {page}")
     return 0
 
 
@@ -79,7 +77,7 @@ def ask(question: Question, ray_address: str | None, console: Console, seconds: 
         demands.check(cluster)
         with phase(console, f"starting the engine with {question.sampler.model.path} (tens of seconds)", "engine", seconds):
             sampler.start()
-        with phase(console, f"asking about {_count(len(question.plans), 'clip')}", "answers", seconds):
+        with phase(console, f"asking about {counted(len(question.plans), 'clip')}", "answers", seconds):
             return [to_view(outcome) for outcome in sampler.run(question.plans)]
     finally:
         sampler.stop()
@@ -95,19 +93,6 @@ def to_view(outcome: SampledOutcome) -> View:
     scores = tuple(row["accuracy"] for row in outcome.scored.rewards) if group.sample.solution else None
     # The clip belongs to the object store, which ends before it is shown.
     return View(group.corruption, replace(clip, frames=clip.frames.copy()), group.rollouts, scores)
-
-
-@contextmanager
-def phase(console: Console, text: str, name: str, seconds: dict[str, float]) -> Iterator[None]:
-    """Show what is being waited for: a moving line with a clock on a terminal, a plain line elsewhere."""
-    started = time.monotonic()
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        progress.add_task(text, total=None)
-        if not console.is_terminal:
-            console.print(text, soft_wrap=True, highlight=False, markup=False)
-        yield
-    seconds[name] = time.monotonic() - started
 
 
 def to_asked(view: View, sample: VideoSample, clean: View) -> AskedView:
@@ -171,8 +156,8 @@ def closing_line(question: Question, views: Sequence[View], seconds: dict[str, f
     rollouts = [rollout for view in views for rollout in view.rollouts]
     tokens = sum(len(rollout.token_ids) for rollout in rollouts)
     start = seconds["ray"] + seconds["engine"]
-    return (f"{_count(len(rollouts), 'answer')}, {_count(tokens, 'token')} in {seconds['answers']:.1f} s, after {start:.1f} s "
-            f"to start; prompt {question.prompt_tokens:,} tokens, {question.clip_tokens:,} of them the clip's")
+    return (f"{counted(len(rollouts), 'answer')}, {counted(tokens, 'token')} in {seconds['answers']:.1f} s, after "
+            f"{start:.1f} s to start; prompt {question.prompt_tokens:,} tokens, {question.clip_tokens:,} of them the clip's")
 
 
 def facts(config: AskConfig, question: Question, views: Sequence[View]) -> dict[str, str]:
@@ -183,11 +168,7 @@ def facts(config: AskConfig, question: Question, views: Sequence[View]) -> dict[
         "model": config.model.path, "weights": f"version {views[0].rollouts[0].weight_version}",
         "type": str(question.sample.problem_type), "temperature": f"{sampling.temperature:g}", "seed": str(config.seed),
         "max tokens": f"{sampling.max_tokens:,}",
-        "model saw": f"{_count(len(clip.frames), 'frame')} of {width} x {height} pixels"
+        "model saw": f"{counted(len(clip.frames), 'frame')} of {width} x {height} pixels"
                      + (f" at {clip.fps:.3g} a second" if clip.media_type is MediaType.VIDEO else ""),
         "prompt": f"{question.prompt_tokens:,} tokens, {question.clip_tokens:,} of them the clip's",
     }
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

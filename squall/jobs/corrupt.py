@@ -16,10 +16,12 @@ from rich.console import Console
 from squall.actors.cluster import Demand, ResourcePlan, set_threads, start_ray, stop_ray
 from squall.actors.file_corruption import FileOutcome, corrupt_file, corrupt_files
 from squall.actors.logs import messages_of_ray
+from squall.algorithms.corruption.check import check_kind
+from squall.jobs.console import counted, print_checks, say
 from squall.jobs.corrupt_output import OutputFolder, check_output, corrupt_share, explain_full_disk, stage_seconds
 from squall.jobs.corrupt_plan import CorruptConfig, Work, command_line, plan_work
 from squall.jobs.corrupt_preview import write_preview
-from squall.jobs.corrupt_show import counted, print_check, print_kinds, say
+from squall.jobs.corrupt_show import print_kinds
 from squall.platform.errors import FULL_DISK, DataError, SquallError
 from squall.platform.work_progress import WorkProgress
 
@@ -35,7 +37,7 @@ def run(config: CorruptConfig) -> int:
     if config.list:
         return print_kinds(console)
     if config.check is not None:
-        return print_check(config.check, console)
+        return print_checks(config.check, check_kind(config.check), console)
     work = plan_work(config)
     if work.one_file:
         return corrupt_one(work, console)

@@ -1,19 +1,16 @@
-"""What `squall corrupt --list` and `--check` print."""
+"""What `squall corrupt --list` prints."""
 
 from __future__ import annotations
 
 import math
 from itertools import groupby
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
 from squall.algorithms.corruption import KINDS, STANDARD_KINDS, Kind, make_spec
-from squall.algorithms.corruption.check import check_kind
 
-MARKS = {"passed": ("✓", "green"), "failed": ("✗", "bold red"), "note": ("·", "yellow")}
 SHOWN_SEVERITIES = (0.2, 0.8)
 
 
@@ -46,32 +43,3 @@ def describe_parameters(kind: Kind) -> str:
         limits = [f"{value:g}" if math.isfinite(value) else "" for value in (parameter.minimum, parameter.maximum)]
         parts.append(f"{name} [{'..'.join(limits)}] = {values}")
     return ", ".join(parts) or "no parameters"
-
-
-def print_check(name: str, console: Console) -> int:
-    """Check a kind and print a line for each property. Returns 0 when none failed, else 1."""
-    results = check_kind(name)
-    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
-    table.add_column("check", no_wrap=True)
-    table.add_column("", no_wrap=True)
-    table.add_column("what was found", overflow="fold")
-    for result in results:
-        mark, style = MARKS[result.status]
-        table.add_row(result.name, Text(mark, style), Text(result.message))
-    console.print(table)
-    failed = sum(result.status == "failed" for result in results)
-    verdict = f"{failed} of {len(results)} checks failed" if failed else "can be used: no check failed"
-    if results[-1].status == "failed" and results[-1].name in ("found", "called"):
-        verdict += "; the others could not be tried"
-    console.print(f"{name}: {verdict}", soft_wrap=True, highlight=False, markup=False)
-    return 1 if failed else 0
-
-
-def say(console: Console, line: str) -> None:
-    """A line as it is, however wide the terminal."""
-    console.print(line, soft_wrap=True, highlight=False, markup=False)
-
-
-def counted(number: int, noun: str) -> str:
-    """``1 clip``, ``2,000 clips``."""
-    return f"{number:,} {noun}{'' if number == 1 else 's'}"

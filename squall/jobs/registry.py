@@ -97,6 +97,14 @@ JOBS: tuple[Job, ...] = (
         arguments=("source", "output"),
     ),
     Job(
+        command=("reward",),
+        summary="List the rewards, and try one of your own: what is wrong with it and what to do",
+        example="squall reward my_rewards:brief --check",
+        module="squall.jobs.reward",
+        config="RewardJobConfig",
+        arguments=("function",),
+    ),
+    Job(
         command=("doctor",),
         summary="Say what this machine has and what that means for a job",
         example="squall doctor",
@@ -189,6 +197,15 @@ JOBS: tuple[Job, ...] = (
         example="squall train warm-up",
         module="squall.jobs.warm_up",
         config="WarmUpConfig",
+    ),
+    Job(
+        command=("annotate",),
+        summary="Make reasoning for supervised fine-tuning: a model answers, and what earns enough is kept",
+        example="squall annotate data/train.jsonl data/train-cot.jsonl model.path=Qwen/Qwen2.5-VL-7B-Instruct",
+        module="squall.jobs.annotate",
+        config="AnnotateConfig",
+        arguments=("manifest", "output"),
+        section="data",
     ),
     Job(
         command=("data", "embedded"),

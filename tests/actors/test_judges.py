@@ -69,7 +69,7 @@ def test_rules_judge_without_calls_and_cannot_look_at_clips(random_clip: Any) ->
     judge.check()
     texts = [("", ""), ("the car stops", "the car stops not"), ("the red car stops", "a red car stops")]
     assert judge.similarities(texts, "s1") == judge.graded_similarities(texts, "s1") == [1.0, 0.0, 1.0]
-    assert not judge.take_usage() and not JudgeConfig().can_see
+    assert list(judge.take_usage()) == ["pairs"] and not JudgeConfig().can_see
     with pytest.raises(ConfigError, match="judge.kind = rules cannot look at clips"):
         judge.answerable(SAMPLE, random_clip(1))
 
@@ -118,7 +118,7 @@ def test_pairs_are_asked_once_in_calls_of_a_size_and_scored_in_order(chat_server
         "model": "judge-1", "temperature": 0.0, "max_tokens": 256}
     usage = judge.take_usage()
     assert usage.pop("seconds") > 0
-    assert usage == {"calls": 2, "prompt_tokens": 40, "reply_tokens": 10} and not judge.take_usage()
+    assert usage == {"pairs": 4, "calls": 2, "prompt_tokens": 40, "reply_tokens": 10} and not judge.take_usage()
 
 
 def test_prose_is_asked_again_with_a_reminder(chat_server: Any) -> None:
@@ -227,7 +227,7 @@ def test_replies_are_kept_for_other_judges_and_processes_and_the_key_is_not(chat
     assert endpoint(chat_server.url, ledger).similarities(PAIRS[:2], "s1") == [1.0, 0.5]
     again = endpoint(chat_server.url, ledger)
     assert again.similarities(PAIRS[:2], "s2") == [1.0, 0.5]
-    assert again.take_usage() == {"cached": 1}
+    assert again.take_usage() == {"pairs": 2, "cached": 1}
     done = subprocess.run([sys.executable, "-c", ASK, chat_server.url, str(ledger)], capture_output=True, text=True,
                           timeout=120, env=os.environ | {"JUDGE_KEY": "another"})
     assert done.stdout.strip() == "[1.0, 0.5] Counter({'cached': 1})", done.stderr

@@ -19,9 +19,20 @@ from squall.actors.learner_worker import LearnerWeights, RestoredState
 from squall.actors.rollout_buffer import TrainBatch, TrainSequence
 from squall.actors.rollout_engine import GenerateRequest
 from squall.actors.weight_transfer import EngineFleet, open_sender
+from squall.algorithms.packing import PackedRow, collate
+from squall.algorithms.policy import encode_prompt
+from squall.algorithms.scoring import AnswerScorer
 from squall.algorithms.tgrpo import TGRPOConfig
 from squall.platform.errors import SquallError
-from squall.platform.models import LoraConfig, ModelConfig, add_lora, load_policy, load_processor, render_prompt
+from squall.platform.models import (
+    LoraConfig,
+    ModelConfig,
+    add_lora,
+    banned_token_ids,
+    load_policy,
+    load_processor,
+    render_prompt,
+)
 from squall.platform.records import Branch, SamplingSpec, make_clip
 
 
@@ -102,6 +113,39 @@ def test_a_checkpoint_goes_on_with_shared_prompts_on_two_sharded_workers(
     weights, others = saved_weights(path, 2), saved_weights(tmp_path, 1)
     assert weights.keys() == others.keys()
     assert max(float((weights[name] - others[name]).abs().max()) for name in weights) < 1e-3
+
+
+@pytest.mark.cluster
+def test_supervised_loss_is_that_of_the_answers_alone_in_a_batch_of_videos_and_an_image(ray_cluster: object, policy_dir: Path,
+                                                                                        random_clip, tmp_path: Path) -> None:
+    processor, policy = load_processor(str(policy_dir)), load_policy(str(policy_dir))
+    scorer = AnswerScorer(policy, banned_token_ids(processor))
+    sequences, clips, expected = [], {}, 0.0
+    for seed, (frames, reasoning) in enumerate(((8, "red " * 12), (1, "white"), (4, "two shapes move"))):
+        clip = random_clip(seed, frames)
+        content = [{"type": str(clip.media_type)}, {"type": "text", "text": "What colour is the moving shape?"}]
+        prompt = render_prompt(processor, [{"role": "user", "content": content}])
+        ids = tuple(processor.tokenizer(f"<think>{reasoning}</think><answer>A</answer><|im_end|>")["input_ids"])
+        clips[clip.content_hash] = ray.put(clip)
+        sequences.append(TrainSequence(prompt, clip.content_hash, ids))
+        with torch.no_grad():
+            alone = PackedRow(encode_prompt(processor, policy, prompt, clip), ((0, ids),))
+            expected -= float(scorer(collate([alone], pad_id=0))[0].sum())
+    tokens, norms = sum(len(sequence.token_ids) for sequence in sequences), []
+    for budget in (10_000, 60):  # all in one micro-batch, and one in each
+        path = tmp_path / str(budget)
+        path.mkdir()
+        config = LearnerConfig(cpus=0.5, tokens_per_microbatch=budget, optimiser=OptimiserConfig(zero_stage=0))
+        learner = Learner(config, ModelConfig(), "sft", path, total_steps=1)
+        learner.start()
+        try:
+            result = learner.step(TrainBatch(0, tuple(sequences), clips))
+        finally:
+            learner.stop()
+        assert result["tokens"] == tokens
+        assert result["loss"] == pytest.approx(expected / tokens, rel=1e-5), budget
+        norms.append(result["grad_norm"])
+    assert norms[0] == pytest.approx(norms[1], rel=1e-4)
 
 
 @pytest.mark.cluster

@@ -116,6 +116,39 @@ def test_images_and_videos_share_a_batch_and_a_frozen_tower_runs_once_per_clip(p
         assert scorer.vision_cache.computed > 5
 
 
+def test_a_mixed_batch_moves_the_weights_as_its_answers_do_alone_and_no_prompt_token_is_a_target(
+        policy_dir: Path, processor, policy, prompts) -> None:
+    image = random_clip(3, frames=1, media_type=MediaType.IMAGE)
+    owners = [prompts[0], encode_prompt(processor, policy, prompt_for(processor, image), image), prompts[1]]
+    answers = ANSWERS[:1] + ANSWERS[2:4]
+    expected = [plain_logprobs(policy, processor, prompt, answer) for prompt, answer in zip(owners, answers, strict=True)]
+    (-sum(scores.sum() for scores in expected)).backward()
+    plain = gradients(policy)
+
+    scorer = AnswerScorer(load_policy(str(policy_dir)), banned_token_ids(processor))
+    states: list[torch.Tensor] = []
+    scorer.model.model.language_model.register_forward_hook(
+        lambda _, inputs, output: (output.last_hidden_state.retain_grad(), states.append(output.last_hidden_state))[1])
+    (microbatch,) = plan_microbatches(pack_rows(owners, answers, 10_000), 10_000)
+    assert [row.length for row in microbatch] == sorted((row.length for row in microbatch), reverse=True)
+    batch = collate(microbatch, pad_id=0)
+    logprobs_AL, _ = scorer(batch)
+    for place, row, mask in zip(batch.places_A, logprobs_AL, batch.mask_AL, strict=True):
+        torch.testing.assert_close(row[mask.bool()], expected[place], rtol=1e-5, atol=1e-5)
+    (-logprobs_AL.sum()).backward()
+    packed = gradients(scorer.policy)
+    assert packed.keys() == plain.keys()
+    off = torch.cat([(packed[name] - gradient).flatten() for name, gradient in plain.items()]).norm()
+    assert float(off) <= 1e-5 * float(torch.cat([gradient.flatten() for gradient in plain.values()]).norm())
+
+    learned_RS = states[0].grad.abs().sum(-1) > 0
+    for r, row in enumerate(microbatch):
+        end = len(row.prompt.input_ids)
+        predicting = torch.arange(learned_RS.shape[1])
+        assert torch.equal(learned_RS[r], (predicting >= end - 1) & (predicting < row.length))
+    assert int(batch.mask_AL.sum()) == int(learned_RS.sum()) == sum(map(len, answers))
+
+
 def test_token_scores_do_not_depend_on_the_chunk_and_match_torch() -> None:
     torch.manual_seed(0)
     hidden, weight = torch.randn(7, 16, requires_grad=True), torch.randn(50, 16, requires_grad=True)

@@ -7,16 +7,11 @@
 from __future__ import annotations
 
 import hashlib
-import os
-import subprocess
-import sys
-import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 
+from squall.algorithms.checking import CheckResult, Failed, Noted, best_ms, fresh_fingerprint, one_line, try_check
 from squall.algorithms.corruption.registry import Kind, find_kind, function_name_of
 from squall.algorithms.corruption.render import frame_map, render
 from squall.algorithms.corruption.spec import make_spec
@@ -24,7 +19,6 @@ from squall.algorithms.corruption.timeline import BLANK, FrameMap, Timeline
 from squall.platform.errors import SquallError
 from squall.platform.records import CorruptionSpec
 
-Status = Literal["passed", "failed", "note"]
 FPS = 24.0
 SEED = 7
 SEVERITY = 0.6
@@ -36,25 +30,6 @@ SHAPES = ((1, 48, 64), (4, 1, 1), (4, 2, 2), (4, 3, 200), (4, 200, 3), (5, 47, 6
 SPEED_SHAPE = (16, 224, 224, 3)
 SLOW = 400
 """Times a plain copy of the clip above which a kind holds training up on a few CPUs (about 20 ms where a copy takes 0.05)."""
-FRESH_TIMEOUT_S = 120.0
-
-
-@dataclass(frozen=True, slots=True)
-class CheckResult:
-    """One property of a kind."""
-
-    name: str
-    status: Status
-    message: str
-    """What was found; for a failure what was expected and what to do."""
-
-
-class Failed(Exception):
-    """A property does not hold; the text says what was expected, what came, and what to do."""
-
-
-class Noted(Exception):
-    """Nothing is wrong, yet the user should know."""
 
 
 def check_kind(name: str) -> tuple[CheckResult, ...]:
@@ -94,9 +69,9 @@ def _check_all(name: str) -> Iterator[CheckResult]:
                 f"{', '.join((*kind.parameters, *(['severity'] if kind.takes_severity else []))) or 'none'}")
         yield CheckResult("found", "passed", what)
     except Exception as error:  # an import runs whatever the module does
-        yield CheckResult("found", "failed", _words(error))
+        yield CheckResult("found", "failed", one_line(error))
         return
-    called = _result("called", lambda: _check_called(kind, name))
+    called = try_check("called", lambda: _check_called(kind, name))
     yield called
     if called.status == "failed":
         return
@@ -106,18 +81,7 @@ def _check_all(name: str) -> Iterator[CheckResult]:
         ("single frames", _check_single_frames), ("severity", _check_monotone), ("odd sizes", _check_sizes),
         ("speed", _check_speed))
     for title, check in checks:
-        yield _result(title, lambda check=check: check(kind, name))
-
-
-def _result(title: str, check: Callable[[], str]) -> CheckResult:
-    try:
-        return CheckResult(title, "passed", check())
-    except Noted as note:
-        return CheckResult(title, "note", str(note))
-    except (Failed, SquallError) as problem:
-        return CheckResult(title, "failed", _words(problem))
-    except Exception as error:
-        return CheckResult(title, "failed", f"{type(error).__name__}: {_words(error)}")
+        yield try_check(title, lambda check=check: check(kind, name))
 
 
 def _check_called(kind: Kind, name: str) -> str:
@@ -170,19 +134,7 @@ def _check_repeatable(kind: Kind, name: str) -> str:
 
 
 def _check_fresh_process(kind: Kind, name: str) -> str:
-    here = fingerprint(name)
-    path = os.pathsep.join(part for part in sys.path if part)
-    environment = {**os.environ, "PYTHONPATH": path, "PYTHONHASHSEED": "12345"}
-    code = "import sys; from squall.algorithms.corruption.check import fingerprint; print(fingerprint(sys.argv[1]))"
-    try:
-        done = subprocess.run([sys.executable, "-c", code, name], env=environment, capture_output=True, text=True,
-                              timeout=FRESH_TIMEOUT_S)
-    except subprocess.TimeoutExpired:
-        raise Failed(f"gave no result in a new process within {FRESH_TIMEOUT_S:g} s") from None
-    if done.returncode:
-        last = (done.stderr.strip().splitlines() or ["no message"])[-1]
-        raise Failed(f"fails in a new process: {last}. Workers import it anew; it must not need what only this process set up")
-    if done.stdout.strip() != here:
+    if fresh_fingerprint(__name__, name) != fingerprint(name):
         raise Failed("a new process renders other pixels; let nothing depend on hash(), the clock, the process or its state")
     return "a new process renders the same pixels"
 
@@ -252,7 +204,7 @@ def _check_sizes(kind: Kind, name: str) -> str:
         try:
             output = _whole(sample_clip(frames, height, width), spec)
         except SquallError as error:
-            raise Failed(f"{what}: {_words(error)}") from None
+            raise Failed(f"{what}: {one_line(error)}") from None
         if output.shape[1:3] != (height, width):
             raise Failed(f"{what} came out as {output.shape}")
     return ", ".join(f"{frames} of {width}x{height}" for frames, height, width in SHAPES)
@@ -261,8 +213,8 @@ def _check_sizes(kind: Kind, name: str) -> str:
 def _check_speed(kind: Kind, name: str) -> str:
     clip = sample_clip(*SPEED_SHAPE[:3])
     spec = make_spec(name, SEVERITY, SEED)
-    copy_ms = _best_ms(lambda: clip.copy(), 20)
-    own_ms = _best_ms(lambda: _whole(clip, spec), 5)
+    copy_ms = best_ms(lambda: clip.copy(), 20)
+    own_ms = best_ms(lambda: _whole(clip, spec), 5)
     shape = "x".join(map(str, SPEED_SHAPE))
     text = f"{own_ms:.2f} ms for a clip of {shape}, {own_ms / copy_ms:,.0f} times a copy ({copy_ms:.2f} ms)"
     if own_ms > SLOW * copy_ms:
@@ -311,16 +263,3 @@ def _difference(first: np.ndarray, second: np.ndarray) -> str:
         return f"shape {second.shape} instead of {first.shape}"
     changed = np.any(first != second, axis=-1).mean()
     return f"{changed:.1%} of the pixels, by {_harm_of(first, second):.2g} of 255 on average"
-
-
-def _best_ms(call: Callable[[], object], times: int) -> float:
-    best = float("inf")
-    for _ in range(times):
-        started = time.perf_counter()
-        call()
-        best = min(best, time.perf_counter() - started)
-    return 1000 * best
-
-
-def _words(error: BaseException) -> str:
-    return " ".join(str(error).split()) or type(error).__name__
