@@ -9,7 +9,8 @@ import pytest
 
 from squall.actors.clip_comparison import ClipComparison
 from squall.algorithms.tgrpo import group_advantages
-from squall.jobs.tgrpo import TGRPOJobConfig, replay_plan
+from squall.jobs.rollout_stream import replay_plan
+from squall.jobs.tgrpo import TGRPOJobConfig
 from squall.jobs.train_batch import learner_clips, train_batch, with_consistency
 from squall.platform.config import load_config
 from squall.platform.errors import ConfigError, DataError
