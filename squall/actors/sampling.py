@@ -338,7 +338,7 @@ class GroupSampler:
         try:
             scored: ScoredGroup = ray.get(reference)
         except DataError as error:
-            return SampledOutcome(flight.plan, failure=Failure(error.reason, str(error)))
+            return SampledOutcome(flight.plan, failure=Failure(error.reason, _own_text(error)))
         except RayError as error:
             root = error.cause if isinstance(error, RayTaskError) else error
             if not isinstance(root, RayError):  # the workers live and code of theirs failed: it would fail again
@@ -404,7 +404,7 @@ class GroupSampler:
             try:
                 hashes = ray.get(references[0], timeout=self._config.workers.group_timeout_s).clip_hashes
             except DataError as error:
-                return Prepared(plan, failure=Failure(error.reason, str(error)))
+                return Prepared(plan, failure=Failure(error.reason, _own_text(error)))
             except RayError as error:
                 problem = cause(error)
                 self._retried[self._supervisor.accuse(error, self._supervisor.of("corruption"))] += 1
@@ -480,3 +480,10 @@ def _branches(plan: GroupPlan) -> list[Branch]:
     """The branches that are sampled; an image has no frames to shuffle."""
     image = plan.sample.media_type is MediaType.IMAGE
     return [branch for branch, count in plan.branches.items() if count and not (image and branch is Branch.SHUFFLED)]
+
+
+def _own_text(error: BaseException) -> str:
+    """What an error said where it was raised: Ray shows the worker's traceback in its place, once for each call it passed."""
+    while isinstance(root := getattr(error, "cause", None), BaseException):
+        error = root
+    return str(error)
