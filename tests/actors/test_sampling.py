@@ -52,7 +52,9 @@ def test_outcomes_stand_in_order_and_a_broken_file_is_counted(sampler: GroupSamp
     outcomes = sampler.run(plans)
     assert [outcome.plan.group_id for outcome in outcomes] == [plan.group_id for plan in plans]
     assert [i for i, outcome in enumerate(outcomes) if outcome.scored is None] == [4]
-    assert outcomes[4].failure.reason == "decode_error" and plans[4].sample.id in outcomes[4].failure.message
+    failure, sample = outcomes[4].failure, plans[4].sample
+    assert failure.reason == "decode_error" and "\n" not in failure.message
+    assert failure.message.startswith(f"{sample.media}: sample {sample.id}: not a readable video")
     group = outcomes[0].scored.sampled
     assert [rollout.branch for rollout in group.rollouts] == [Branch.CLEAN, *[Branch.CORRUPTED] * 2, Branch.SHUFFLED]
     assert len(set(group.clip_hashes.values())) == 3

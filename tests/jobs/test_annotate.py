@@ -289,8 +289,9 @@ def test_a_run_that_was_stopped_and_killed_ends_as_an_undisturbed_one_of_more_wo
 
     answered = rows(journal)
     assert len(answered) == len({row["id"] for row in answered}) == 13  # nothing was asked twice
-    lost = {row["id"]: row["reason"] for row in rows(data / "cot.annotate" / "lost.jsonl")}
-    assert lost == {"text": "decode_error", "absent": "missing_media"}
+    lost = {row["id"]: (row["reason"], row["message"]) for row in rows(data / "cot.annotate" / "lost.jsonl")}
+    assert {name: reason for name, (reason, _) in lost.items()} == {"text": "decode_error", "absent": "missing_media"}
+    assert lost["text"][1].startswith(f"{data / 'text.mp4'}: sample text: not a readable video") and "\n" not in lost["text"][1]
     assert "2 questions lost (" in printed and "13 questions asked, " in printed and "manifest: cot.jsonl" in printed
 
     process = start(data, "whole.jsonl", "workers.reward_count=2", "workers.corruption_count=2", "engine.count=2")
