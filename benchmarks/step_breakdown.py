@@ -97,7 +97,7 @@ def later_steps(name: str, options: argparse.Namespace, *overrides: str) -> list
         f"data.train={options.data / 'train.jsonl'}", "evaluation.manifest=null", f"output={options.output}", f"name={name}",
         f"steps={options.steps}", "learner.threads=1", "tracking.tensorboard=false", *overrides])
     tgrpo.run(config)
-    return [row for row in read_metrics(config.output / name / "metrics.jsonl") if row["step"] > WARM_UP]
+    return [row for row in read_metrics(options.output / name / "metrics.jsonl") if row["step"] > WARM_UP]
 
 
 def medians(rows: list[dict[str, Any]]) -> dict[str, float]:
