@@ -230,7 +230,7 @@ def test_replies_are_kept_for_other_judges_and_processes_and_the_key_is_not(chat
     assert again.take_usage() == {"pairs": 2, "cached": 1}
     done = subprocess.run([sys.executable, "-c", ASK, chat_server.url, str(ledger)], capture_output=True, text=True,
                           timeout=120, env=os.environ | {"JUDGE_KEY": "another"})
-    assert done.stdout.strip() == "[1.0, 0.5] Counter({'cached': 1})", done.stderr
+    assert done.stdout.strip() == "[1.0, 0.5] Counter({'pairs': 2, 'cached': 1})", done.stderr
     assert len(chat_server.bodies) == 2
     assert endpoint(chat_server.url, ledger, temperature=0.5).similarities(PAIRS[:2], "s1") == [1.0, 0.5]
     assert (len(chat_server.bodies), chat_server.bodies[-1]["seed"]) == (3, 1)

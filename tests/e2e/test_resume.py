@@ -36,7 +36,8 @@ def overrides(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
     return [f"data.train={made['train']}", "evaluation.manifest=null", f"output={folder / 'runs'}", f"steps={STEPS}",
             "groups_per_step=4", "max_sampled_groups=60", "checkpoint_every_steps=2",
             "rewards.weights={accuracy: 1.0, format: 0.2, consistency: 0.2, kl_consistency: 0.3}",
-            "rewards.kl_consistency.loss_weight=0.1"]
+            "rewards.kl_consistency.loss_weight=0.1",
+            "difficulty={reading: answers, memory: {recheck_every_steps: 1, max_rechecks: 2}}"]
 
 
 @pytest.fixture(scope="module")
@@ -59,6 +60,10 @@ def learned_rewards_of(group: TrainGroup) -> list[float]:
 def learned_rewards(run: Path) -> list[float]:
     store = RolloutStore(run / "rollouts")
     return [value for step in range(STEPS) for group in store.read(step) for value in learned_rewards_of(group)]
+
+
+def state(run: Path, checkpoint: str) -> dict:
+    return json.loads((run / "checkpoints" / checkpoint / "state.json").read_text())
 
 
 def losses(run: Path) -> list[float]:
@@ -108,12 +113,17 @@ def test_kills_and_a_resume_change_neither_what_is_consumed_nor_what_is_learned(
     wait_for(lambda: "reward-0" in (run / "events.jsonl").read_text(), process, log, "word of the reward worker's death")
     process.send_signal(signal.SIGINT)
     assert process.wait(timeout=120) == 0, log.read_text()
+    stopped = state(run, max(path.name for path in (run / "checkpoints").glob("step-*")))
+    assert any(isinstance(item, str) for item in stopped["ahead"]), "it stopped with difficult questions to look at again"
     command = re.search(r"resume with: squall train tgrpo (\S+) --resume", log.read_text())
     assert command and "stopped after step" in log.read_text()
 
     assert start([command[1], "--resume"], log).wait(timeout=300) == 0, log.read_text()
     assert consumed(run) == consumed(whole)
     assert max(Counter(group for _, group, _ in consumed(run)).values()) == 1
+    last = f"step-{STEPS:06d}"
+    assert state(run, last)["memory"] == state(whole, last)["memory"] and state(whole, last)["memory"]
+    assert any(group.endswith("~2") for _, group, _ in consumed(whole)), "a question was looked at twice"
     assert losses(run) == pytest.approx(losses(whole), rel=1e-3, abs=1e-6)
     events = [json.loads(line) for line in (run / "events.jsonl").read_text().splitlines()]
     died = {event["worker"] for event in events if event["kind"] == "worker" and event["after"] == "dead"}

@@ -63,7 +63,7 @@ def test_an_answer_is_compared_with_the_other_clip_and_its_group_is_its_branch()
 
 
 def test_without_comparison_only_trained_clips_are_asked_for() -> None:
-    job = config("rewards.weights={accuracy: 1.0}", "tgrpo.train_clean_anchors=false")
+    job = config("rewards.weights={accuracy: 1.0}", "tgrpo.optimise=perturbed")
     made = train_batch(job, 0, [group(0, job)], CLIPS)
     assert {s.twin for s in made.sequences} == {None} and made.clips.keys() == {"corrupted-0"}
 
@@ -95,7 +95,7 @@ def test_stored_groups_hold_what_the_learner_used_and_give_it_again(weights: str
 
 
 def test_a_replay_renders_both_clips_or_says_which_is_missing() -> None:
-    job = config("tgrpo.train_clean_anchors=false")
+    job = config("tgrpo.optimise=perturbed")
     whole = group(0, job)
     assert set(replay_plan(job.rewards, whole).branches) == {Branch.CLEAN, Branch.CORRUPTED}
     assert set(replay_plan(config("rewards.weights={accuracy: 1.0}").rewards, whole).branches) == {Branch.CORRUPTED}
@@ -106,7 +106,7 @@ def test_a_replay_renders_both_clips_or_says_which_is_missing() -> None:
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
-    (["tgrpo.clean_samples=0", "tgrpo.train_clean_anchors=false"], "asks nothing about the clean one.*clean_samples to 1"),
+    (["tgrpo.clean_samples=0", "tgrpo.optimise=perturbed"], "asks nothing about the clean one.*clean_samples to 1"),
     (["shuffle_rewards=true"], "shuffle_rewards cannot permute kl_consistency"),
 ])
 def test_what_cannot_be_compared_is_refused(overrides: list[str], message: str) -> None:
