@@ -172,7 +172,7 @@ def test_one_step_again_is_equal_bit_by_bit(whole: Path, capsys: pytest.CaptureF
 
 def test_rollouts_alone_leave_answers_and_no_checkpoint(overrides: list[str], ray_cluster: object) -> None:
     config = load_config(tgrpo.TGRPOJobConfig, "@demo", [*overrides, "name=sampled", "rollouts_only=true", "steps=2",
-                                                        "trace_steps=[2]"])
+                                                        "difficulty.memory.size=0", "trace_steps=[2]"])
     assert tgrpo.run(config) == 0
     run = Path(config.output) / "sampled"
     groups = [group for step in range(2) for group in RolloutStore(run / "rollouts").read(step)]
