@@ -16,12 +16,12 @@ from squall.actors.cluster import Demand
 from squall.actors.judge_config import POLICY, JudgeConfig
 from squall.actors.learner import Learner, LearnerConfig
 from squall.actors.sampling import GroupSampler
-from squall.algorithms.difficulty import DifficultyConfig
+from squall.algorithms.difficulty import Decision, DifficultyConfig
 from squall.algorithms.rewards import RewardConfig
 from squall.algorithms.tgrpo import TGRPOConfig, preset
 from squall.jobs import heldout
 from squall.jobs.planning import budget_lines, show_plan
-from squall.jobs.rollout_stream import ReplayStream, RolloutStream
+from squall.jobs.rollout_stream import ReplayStream, RolloutStream, StepBatch
 from squall.jobs.session import (
     CorruptionConfig,
     Session,
@@ -180,8 +180,7 @@ def train_step(config: TGRPOJobConfig, session: Session, stream: RolloutStream |
     result: dict[str, Any] = {}
     if learner is not None:
         if not batch.groups:
-            raise SquallError(f"step {step}: none of {batch.sampled} groups had reward variance or survived "
-                              f"({dict(drop_counts(batch))}); raise temperature or severity, or max_sampled_groups")
+            raise nothing_to_train_on(config, step, batch)
         if config.engine.colocate and sampler.engines:
             with session.phase("sleep"):
                 sampler.sleep()
@@ -200,6 +199,17 @@ def train_step(config: TGRPOJobConfig, session: Session, stream: RolloutStream |
     metrics = rollout_metrics(step, batch) | (learner_metrics(result) if result else {})
     session.record_step(step + 1, metrics, result.get("spans", ()))
     session.save_if_due(learner, stream.state())
+
+
+def nothing_to_train_on(config: TGRPOJobConfig, step: int, batch: StepBatch) -> SquallError:
+    """Why a step has no groups, and what to change."""
+    drops = drop_counts(batch)
+    chosen = sum(drops[decision] for decision in (Decision.DISCARD, Decision.DEFER))
+    advice = "raise temperature or severity, or max_sampled_groups"
+    if chosen > batch.sampled / 2:
+        advice = (f"difficulty.reading {config.difficulty.reading} leaves them out: change its bounds or the severity, or take "
+                  "reading: answers for a policy that cannot judge itself")
+    return SquallError(f"step {step}: none of {batch.sampled} groups had reward variance or survived ({dict(drops)}); {advice}")
 
 
 def demands(config: TGRPOJobConfig) -> list[Demand]:

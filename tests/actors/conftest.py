@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
@@ -76,10 +77,24 @@ def _completion(text: str, reason: str) -> dict[str, Any]:
             "usage": {"prompt_tokens": 20, "completion_tokens": 5, "total_tokens": 25}}
 
 
-@pytest.fixture
-def chat_server() -> Iterator[ChatServer]:
-    """A server of its own for each test."""
+@contextmanager
+def serving() -> Iterator[ChatServer]:
+    """A server that answers while the block runs."""
     with ChatServer() as server:
         threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
         yield server
         server.shutdown()
+
+
+@pytest.fixture
+def chat_server() -> Iterator[ChatServer]:
+    """A server of its own for each test."""
+    with serving() as server:
+        yield server
+
+
+@pytest.fixture(scope="module")
+def module_chat_server() -> Iterator[ChatServer]:
+    """One for the tests of a module."""
+    with serving() as server:
+        yield server

@@ -6,6 +6,7 @@ import os
 import signal
 import time
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -13,10 +14,12 @@ import ray
 from ray.exceptions import RayActorError
 
 from squall.actors.groups import GroupPlan, SamplerConfig, WorkersConfig
+from squall.actors.judge_config import JudgeConfig
 from squall.actors.rollout_engine import EngineConfig
 from squall.actors.sampling import GroupSampler
 from squall.actors.weight_transfer import EngineFleet, open_sender
 from squall.algorithms.corruption import make_spec
+from squall.algorithms.difficulty import Difficulty, DifficultyConfig
 from squall.algorithms.rewards import RewardConfig
 from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
 from squall.platform.manifest import load_manifest
@@ -38,11 +41,13 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> list[GroupPlan]:
 
 
 @pytest.fixture(scope="module")
-def sampler(ray_cluster: object, policy_dir: Path):
+def sampler(ray_cluster: object, policy_dir: Path, module_chat_server):
+    judge = JudgeConfig(kind="endpoint", base_url=module_chat_server.url, model="judge-1", api_key_env=None, backoff_s=0.0)
     made = GroupSampler(SamplerConfig(
-        run_id="sampling-test", model_path=str(policy_dir), model=ModelConfig(), engine=EngineConfig(max_model_len=256),
+        run_id="sampling-test", model_path=str(policy_dir), model=ModelConfig(), engine=EngineConfig(max_model_len=1024),
         workers=WorkersConfig(max_groups_in_flight=4), frames=FrameSampling(max_frames=8, max_pixels=56 * 56), cache=None,
-        prompt_template="compact", rewards=RewardConfig()))
+        prompt_template="compact", rewards=RewardConfig(weights={"accuracy": 1.0, "reasoning": 0.5}), judge=judge,
+        needs_judge=True))
     made.start()
     yield made
     made.stop()
@@ -77,6 +82,46 @@ def test_a_worker_killed_at_work_comes_back_and_nothing_is_lost_or_doubled(sampl
     assert sampler.take_retries().total() > 0
     states = [(change.worker, str(change.after)) for change in sampler.take_changes()]
     assert states.count((f"{role}-0", "dead")) == 2 and {name for name, _ in states} == {f"{role}-0"}
+
+
+def test_difficulty_is_asked_first_and_spares_the_answers(sampler: GroupSampler, plans: list[GroupPlan],
+                                                        module_chat_server) -> None:
+    sampler.take_work()
+    asked = [replace(plan, difficulty=DifficultyConfig(reading="judge"), group_id=f"{plan.group_id}-judged")
+             for plan in plans[:4]]
+    found = []
+    for plan, script in zip(asked, (["YES 0.9"], ["YES 0.5"], ["NO 0.3"], ["prose", "more prose", "and more"]), strict=True):
+        module_chat_server.script = [*script]
+        found += sampler.run([plan])
+    assert [outcome.assessment and outcome.assessment.difficulty for outcome in found] == [
+        Difficulty.EASY, Difficulty.INFORMATIVE, Difficulty.DIFFICULT, None]
+    assert [outcome.scored is not None for outcome in found] == [False, True, False, True]
+    assert all(outcome.failure is None for outcome in found) and found[2].assessment.confidence == 0.3
+    work = sampler.take_work()
+    assert work.amounts["answers"] == 8 and work.judged["unparsed"] == 3 and work.judged["failures"] == 1
+    pictures = [part for body in module_chat_server.bodies for message in body["messages"]
+                for part in (message["content"] if isinstance(message["content"], list) else ()) if part["type"] == "image_url"]
+    assert pictures, "the judge was shown the clip"
+
+
+def test_the_policy_assesses_itself_in_the_form_that_is_asked_for(sampler: GroupSampler, plans: list[GroupPlan]) -> None:
+    sampler.take_work()
+    asked = [replace(plan, difficulty=DifficultyConfig(reading="self", confident_above=1.0)) for plan in plans[:3]]
+    found, again = sampler.run(asked), sampler.run(asked)
+    assert [outcome.assessment for outcome in found] == [outcome.assessment for outcome in again]
+    for outcome in found:
+        assert outcome.assessment.confidence in {i / 10 for i in range(11)}
+        assert (outcome.scored is None) is (outcome.assessment.difficulty is Difficulty.DIFFICULT)
+    assert sampler.take_work().judged["unreadable"] == 0
+
+
+def test_a_judge_that_gives_no_verdict_loses_the_group_with_its_reason(sampler: GroupSampler, plans: list[GroupPlan],
+                                                                     module_chat_server) -> None:
+    module_chat_server.script = ["prose"] * 50
+    (outcome,) = sampler.run([replace(plans[5], sampling=replace(plans[5].sampling, seed=99))])
+    module_chat_server.script = []
+    assert outcome.scored is None and outcome.failure.reason == "judge_unparsed"
+    assert plans[5].sample.id in outcome.failure.message and "\n" not in outcome.failure.message
 
 
 def process_of(worker) -> int:
