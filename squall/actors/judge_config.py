@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Literal
 from urllib.parse import urlsplit
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, SecretStr, field_validator, model_validator
 
 from squall.actors.rollout_engine import EngineConfig
 from squall.platform.config import Config
+from squall.platform.errors import ConfigError
 
 POLICY = "@policy"
 
@@ -54,6 +56,21 @@ class JudgeConfig(Config):
     def can_see(self) -> bool:
         """Whether this judge can look at a clip."""
         return self.kind in ("engine", "endpoint")
+
+    def read_key(self) -> SecretStr | None:
+        """The endpoint's key from the environment of this process; None for judges that need none.
+
+        Raises:
+            ConfigError: the variable that `api_key_env` names is not set.
+        """
+        if self.kind != "endpoint" or self.api_key_env is None:
+            return None
+        key = os.environ.get(self.api_key_env, "").strip()
+        if not key:
+            raise ConfigError(f"judge.api_key_env = {self.api_key_env}: this environment variable is not set, but the key of "
+                              f"{self.base_url} is expected in it; set it, or take judge.api_key_env=null for an endpoint that "
+                              "needs no key")
+        return SecretStr(key)
 
     @field_validator("base_url")
     @classmethod

@@ -19,6 +19,8 @@ from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pydantic import SecretStr
+
 from squall.actors.embedding import Embedding
 from squall.actors.judge_config import POLICY, JudgeConfig
 from squall.actors.query_ledger import Call, QueryLedger, call_key
@@ -239,13 +241,15 @@ class ModelJudge(Judge):
         return call_key(self._respondent.name, list(question.messages), parameters, clip)
 
 
-def open_judge(config: JudgeConfig, ledger_path: Path | None = None, engines: Sequence[Any] = ()) -> Judge:
+def open_judge(config: JudgeConfig, ledger_path: Path | None = None, engines: Sequence[Any] = (),
+               key: SecretStr | None = None) -> Judge:
     """The judge of a configuration.
 
     Args:
         ledger_path: where calls are kept if the configuration does not say; None is in memory.
         engines: handles of the `RolloutEngine` actors of kind ``engine``, started by the caller and holding its model, or
             for ``@policy`` the policy's own.
+        key: of an endpoint, where this process does not have it in its environment.
 
     Raises:
         ConfigError: the key of an endpoint is not set, or there is no engine.
@@ -255,13 +259,13 @@ def open_judge(config: JudgeConfig, ledger_path: Path | None = None, engines: Se
         return RuleJudge(config)
     if config.kind == "embedding":
         return EmbeddingJudge(config)
-    return ModelJudge(config, _respondent(config, engines), QueryLedger(config.cache or ledger_path))
+    return ModelJudge(config, _respondent(config, engines, key), QueryLedger(config.cache or ledger_path))
 
 
-def _respondent(config: JudgeConfig, engines: Sequence[Any]) -> Respondent:
+def _respondent(config: JudgeConfig, engines: Sequence[Any], key: SecretStr | None) -> Respondent:
     model = config.model or ""
     if config.kind == "endpoint":
-        return Endpoint(config.base_url or "", model, config.api_key_env, config.max_frames)
+        return Endpoint(config.base_url or "", model, config.read_key() if key is None else key, config.max_frames)
     if not engines:
         raise ConfigError(f"judge.kind = engine: no engine with {model} was started to be asked")
     return Engines(model, engines, config.engine.startup_timeout_s)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 import io
 import itertools
-import os
 import time
 import uuid
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +15,7 @@ from urllib.parse import urlsplit
 
 import numpy as np
 import ray
+from pydantic import SecretStr
 from ray.exceptions import GetTimeoutError, RayActorError, RayError, RayTaskError
 
 from squall.actors.rollout_engine import Completion
@@ -68,15 +68,11 @@ class Respondent(Protocol):
 class Endpoint:
     """A model behind ``/chat/completions``; a clip goes as pictures, at most `max_frames` of it, evenly spaced."""
 
-    def __init__(self, base_url: str, model: str, api_key_env: str | None, max_frames: int) -> None:
-        """Reads the key from the environment variable `api_key_env`; None needs none.
-
-        Raises:
-            ConfigError: the variable is not set.
-        """
+    def __init__(self, base_url: str, model: str, key: SecretStr | None, max_frames: int) -> None:
+        """`key` is the endpoint's; None for one that needs none."""
         from openai import OpenAI
 
-        self._key = _key_from(api_key_env, base_url)
+        self._key = key.get_secret_value() if key is not None else ""
         self._client = OpenAI(api_key=self._key or "none", base_url=base_url, max_retries=0)
         self._model, self._url, self._max_frames = model, base_url, max_frames
         # OpenAI's newer models refuse the older name, and few other servers know the newer one.
@@ -157,16 +153,6 @@ class Engines:
                 return
             except RayError:
                 time.sleep(RESTART_POLL_S)
-
-
-def _key_from(variable: str | None, base_url: str) -> str:
-    if variable is None:
-        return ""
-    key = os.environ.get(variable, "").strip()
-    if not key:
-        raise ConfigError(f"judge.api_key_env = {variable}: this environment variable is not set, but the key of {base_url} is "
-                          "expected in it; set it, or take judge.api_key_env=null for an endpoint that needs no key")
-    return key
 
 
 def _with_media(messages: Sequence[Mapping[str, Any]], media: Iterable[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from pydantic import SecretStr
 
 from squall.actors.cluster import set_threads
 from squall.actors.corruption_worker import Rendering
@@ -65,12 +66,15 @@ class RewardWorker:
     """
 
     def __init__(self, cpus: float, config: RewardConfig, judge: JudgeConfig, ledger: Path | None = None,
-                 judge_engines: Sequence[Any] = (), log: Path | None = None) -> None:
-        """`ledger` is the file of the judge's calls, `judge_engines` are its actors, `log` gets what the worker prints."""
+                 judge_engines: Sequence[Any] = (), judge_key: SecretStr | None = None, log: Path | None = None) -> None:
+        """`ledger` is the file of the judge's calls, `judge_engines` are its actors, `log` gets what the worker prints.
+
+        `judge_key` comes from the driver: workers do not have its environment.
+        """
         keep_log(log)
         set_threads(cpus)
         self._config = config
-        self._judge = open_judge(judge, ledger, judge_engines)
+        self._judge = open_judge(judge, ledger, judge_engines, judge_key)
         load_rewards(config)
 
     def ready(self) -> int:

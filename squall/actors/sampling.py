@@ -19,7 +19,7 @@ from squall.actors.cluster import namespace_for
 from squall.actors.corruption_worker import CorruptionWorker
 from squall.actors.groups import GroupPlan, Prepared, SampledOutcome, SamplerConfig, Work
 from squall.actors.health import WorkerState
-from squall.actors.judge_config import POLICY
+from squall.actors.judge_config import POLICY, JudgeConfig
 from squall.actors.reward_worker import Assessing, Failure, Scoring, reward_worker
 from squall.actors.rollout_engine import Completion, GenerateRequest, RolloutEngine
 from squall.actors.supervisor import Change, Supervisor, Worker
@@ -108,10 +108,11 @@ class GroupSampler:
         started = [
             self._engine_class.options(**named("engine", i, config.engine.cpus, config.engine.gpus)).remote(
                 config.model_path, config.engine, config.log_of("engine", i)) for i in range(config.engine.count)]
-        judges = self._judge_engines(started, named)
+        judge = config.judge if config.needs_judge else JudgeConfig()
+        judges, key = self._judge_engines(started, named), judge.read_key()
         rewards = [
-            reward_worker(config.judge, **named("reward", i, workers.reward_cpus)).remote(
-                workers.reward_cpus, config.rewards, config.judge, config.ledger, judges, config.log_of("reward", i))
+            reward_worker(judge, **named("reward", i, workers.reward_cpus)).remote(
+                workers.reward_cpus, config.rewards, judge, config.ledger, judges, key, config.log_of("reward", i))
             for i in range(workers.reward_count)]
         for role, actors in (("corruption", corruption), ("reward", rewards), ("engine", started)):
             self._supervisor.add(role, actors)

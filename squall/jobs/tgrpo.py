@@ -149,6 +149,8 @@ def run(config: TGRPOJobConfig) -> int:
     sampling, learning = config.learn_only is None, not config.rollouts_only
     if config.plan:
         return show_plan(config, plan(config), demands(config))
+    if config.needs_judge and sampling:
+        config.judge.read_key()  # refused before anything is there
     with Session(config, "train tgrpo", config.steps) as session:
         questions = session.questions(config.evaluation, tuple(config.corruption.kinds)) if sampling and learning else []
         session.start(demands(config), plan(config))

@@ -42,13 +42,16 @@ def plans(tmp_path_factory: pytest.TempPathFactory) -> list[GroupPlan]:
 
 @pytest.fixture(scope="module")
 def sampler(ray_cluster: object, policy_dir: Path, module_chat_server):
-    judge = JudgeConfig(kind="endpoint", base_url=module_chat_server.url, model="judge-1", api_key_env=None, backoff_s=0.0)
+    judge = JudgeConfig(kind="endpoint", base_url=module_chat_server.url, model="judge-1", api_key_env="SAMPLER_KEY",
+                        backoff_s=0.0)
     made = GroupSampler(SamplerConfig(
         run_id="sampling-test", model_path=str(policy_dir), model=ModelConfig(), engine=EngineConfig(max_model_len=1024),
         workers=WorkersConfig(max_groups_in_flight=4), frames=FrameSampling(max_frames=8, max_pixels=56 * 56), cache=None,
         prompt_template="compact", rewards=RewardConfig(weights={"accuracy": 1.0, "reasoning": 0.5}), judge=judge,
         needs_judge=True))
-    made.start()
+    with pytest.MonkeyPatch.context() as environment:
+        environment.setenv("SAMPLER_KEY", "the driver's")  # which the cluster was started without
+        made.start()
     yield made
     made.stop()
 
@@ -102,6 +105,7 @@ def test_difficulty_is_asked_first_and_spares_the_answers(sampler: GroupSampler,
     pictures = [part for body in module_chat_server.bodies for message in body["messages"]
                 for part in (message["content"] if isinstance(message["content"], list) else ()) if part["type"] == "image_url"]
     assert pictures, "the judge was shown the clip"
+    assert set(module_chat_server.keys) == {"Bearer the driver's"}
 
 
 def test_the_policy_assesses_itself_in_the_form_that_is_asked_for(sampler: GroupSampler, plans: list[GroupPlan]) -> None:

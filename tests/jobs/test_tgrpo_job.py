@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from squall.jobs.rollout_stream import permute_rewards, plan_group
-from squall.jobs.tgrpo import TGRPOJobConfig
+from squall.jobs.tgrpo import TGRPOJobConfig, run
 from squall.platform.config import load_config
 from squall.platform.errors import ConfigError
 from squall.platform.records import (
@@ -30,6 +32,14 @@ def test_presets_of_rova() -> None:
     assert meant.difficulty.memory.max_rechecks == 3 and meant.difficulty.confident_above == 0.8
     assert ran.tgrpo.trained_branch is Branch.CLEAN and ran.tgrpo.contrast == "off" and ran.difficulty.reading == "off"
     assert ran.rewards.alignment.reference == "paired" and ran.rewards.alignment.anchor is Branch.CORRUPTED
+
+
+def test_a_judge_without_its_key_is_refused_before_anything_is_there(tmp_path: Path) -> None:
+    endpoint = "judge={kind: endpoint, base_url: http://localhost:1/v1, model: m, api_key_env: NO_KEY}"
+    judged = load_config(TGRPOJobConfig, "@rova", [f"output={tmp_path}", "name=a", endpoint])
+    with pytest.raises(ConfigError, match="judge.api_key_env = NO_KEY: this environment variable is not set"):
+        run(judged)
+    assert not list(tmp_path.iterdir())
 
 
 def sample(number: int) -> VideoSample:
