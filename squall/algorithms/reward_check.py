@@ -13,7 +13,7 @@ from copy import deepcopy
 from dataclasses import replace
 
 from squall.algorithms.checking import CheckResult, Failed, Noted, best_ms, fresh_fingerprint, one_line, try_check
-from squall.algorithms.rewards import REWARDS, RewardConfig, RewardFunction, load_rewards, score_group
+from squall.algorithms.rewards import LEARNER_REWARDS, REWARDS, RewardConfig, RewardFunction, load_rewards, score_group
 from squall.platform.errors import ConfigError, SquallError, nearest
 from squall.platform.records import (
     Branch,
@@ -117,6 +117,8 @@ def summary(reward: RewardFunction) -> str:
 
 def find_reward(name: str) -> RewardFunction:
     """Look a reward up by its name or as ``module:function``. Raises ConfigError with the nearest name and the allowed ones."""
+    if name in LEARNER_REWARDS:
+        raise ConfigError(f"reward '{name}' needs the policy's weights: the learner computes it, so it cannot be tried here")
     if ":" not in name and name not in REWARDS:
         raise ConfigError(f"unknown reward '{name}'.{nearest(name, REWARDS)} Allowed: {', '.join(REWARDS)}, or module:function")
     return load_rewards(RewardConfig(weights={name: 1.0}))[name]

@@ -36,7 +36,9 @@ def compare_by_rule(pairs: Sequence[tuple[str, str]]) -> Sequence[float]:
     return [rule_similarity(first, second) for first, second in pairs]
 
 
-LEARNER_REWARDS = ("kl_consistency",)
+LEARNER_REWARDS = {
+    "kl_consistency": "exp(-alpha KL) between what the policy expects of either clip along the answer; by the learner."
+}
 """Rewards that need the policy's weights: the learner computes them, for the answers that it trains."""
 
 

@@ -10,7 +10,7 @@ from rich.table import Table
 from rich.text import Text
 
 from squall.algorithms.reward_check import check_reward, find_reward, summary
-from squall.algorithms.rewards import REWARDS, RewardConfig
+from squall.algorithms.rewards import LEARNER_REWARDS, REWARDS, RewardConfig
 from squall.jobs.console import print_checks, say
 from squall.platform.config import Config
 
@@ -63,8 +63,9 @@ def print_rewards(console: Console) -> int:
     table.add_column("reward", no_wrap=True, style="bold")
     table.add_column("weight", justify="right")
     table.add_column("what it gives", overflow="fold")
-    for name, reward in REWARDS.items():
-        table.add_row(name, f"{weights[name]:g}" if name in weights else "-", Text(summary(reward)))
+    lines = {name: summary(reward) for name, reward in REWARDS.items()} | LEARNER_REWARDS
+    for name, line in lines.items():
+        table.add_row(name, f"{weights[name]:g}" if name in weights else "-", Text(line))
     console.print(table)
     say(console, f"\nWeights are the defaults of rewards.weights; 0 computes and logs, - does neither.\n\n{EXAMPLE}")
     return 0

@@ -29,7 +29,8 @@ def refuse_clips_without_twin(config: TGRPOJobConfig) -> None:
     if rewards.compares_clips and unseen and config.learn_only is None:
         raise ValueError("kl_consistency compares the clean and the corrupted clip of a question, and tgrpo asks nothing about "
                          f"the {unseen[0]} one: with optimise: perturbed set clean_samples to 1 or more, with optimise: clean "
-                         "corrupted_samples; or take it out of rewards.weights and leave rewards.kl_consistency.loss_weight at 0")
+                         "corrupted_samples; or take it out of rewards.weights and leave rewards.kl_consistency.loss_weight "
+                         "at 0")
 
 
 def train_batch(config: TGRPOJobConfig, step: int, groups: Sequence[TrainGroup], clips: Mapping[str, Any]) -> TrainBatch:

@@ -199,6 +199,11 @@ def test_what_a_user_should_know_is_a_note_and_not_a_failure(module: str, functi
     assert says in found[check].message
 
 
+def test_a_reward_of_the_learner_is_said_to_be_one() -> None:
+    (found,) = check_reward("kl_consistency")
+    assert found.status == "failed" and "the learner computes it" in found.message
+
+
 def test_nothing_is_tried_on_what_cannot_be_called(module: str) -> None:
     assert list(results(f"{module}:raises")) == ["found", "called"]
     assert list(results("acuracy")) == ["found"] and "Did you mean 'accuracy'?" in results("acuracy")["found"].message
