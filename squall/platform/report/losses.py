@@ -8,6 +8,12 @@ from typing import Any
 
 REASONS = {
     "zero_variance": "every answer earned the same, so there is nothing to learn from",
+    "easy": "the policy answers it, and is sure (difficulty.confident_above)",
+    "deferred": "too difficult yet: it waits in the memory (difficulty.memory)",
+    "judge_unparsed": "the judge's replies could not be read at any attempt (judge.max_attempts)",
+    "judge_timeout": "the judge did not reply in time (judge.timeout_s)",
+    "judge_failed": "the judge failed at every attempt; events.jsonl has the message",
+    "judge_refused": "the judge would not take the question; events.jsonl has the message",
     "too_long": "question, clip and answer do not fit into engine.max_model_len",
     "infrastructure": "engines or workers failed at every attempt (workers.max_attempts)",
     "engine_died": "an engine died while it answered",
