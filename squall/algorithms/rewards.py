@@ -241,7 +241,7 @@ def _reasoning_reward(context: RewardContext) -> Sequence[float]:
 
 
 def _alignment_reward(context: RewardContext) -> Sequence[float]:
-    """Both weighed together: 0.3 of the reasoning and 0.7 of the answer, unless rewards.alignment says otherwise (ROVA)."""
+    """Both together: 0.3 of the reasoning and 0.7 of the answer, unless rewards.alignment weighs them otherwise."""
     config, answers = context.config.alignment, context.answer_similarities
     reasoning = context.reasoning_similarities if config.reasoning_weight else (0.0,) * len(answers)
     return [alignment(r, a, config) for r, a in zip(reasoning, answers, strict=True)]

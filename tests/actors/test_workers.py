@@ -8,6 +8,7 @@ import pytest
 import ray
 
 from squall.actors.corruption_worker import CorruptionWorker, Rendering
+from squall.actors.judge_config import JudgeConfig
 from squall.actors.reward_worker import RewardWorker
 from squall.algorithms.corruption import make_spec
 from squall.algorithms.rewards import RewardConfig
@@ -82,12 +83,12 @@ def rollout(branch: Branch, index: int, text: str) -> Rollout:
 
 
 def score(weights: dict[str, float], video: Path):
-    worker = RewardWorker.options(num_cpus=0.25).remote(0.25, RewardConfig(weights=weights))
+    worker = RewardWorker.options(num_cpus=0.25).remote(0.25, RewardConfig(weights=weights), JudgeConfig())
     clean = (rollout(Branch.CLEAN, 0, "<think>x</think><answer>A</answer>"), rollout(Branch.CLEAN, 1, "A"))
     corrupted = (rollout(Branch.CORRUPTED, 0, "<think>x</think><answer>B</answer>"),)
     try:
         scored = worker.score.remote("g1", sample(video), "prompt", SPEC, Rendering({}, 0, 0.0), clean, corrupted)
-        return ray.get(scored, timeout=60)
+        return ray.get(scored, timeout=60).scored
     finally:
         ray.kill(worker)
 
@@ -112,11 +113,11 @@ def answers_after(seconds: float) -> tuple[Rollout, ...]:
 
 
 def test_a_reward_worker_answers_and_scores_while_an_earlier_group_waits_for_its_answers(ray_cluster, video: Path):
-    worker = RewardWorker.options(num_cpus=0.1).remote(0.1, RewardConfig(weights={"accuracy": 1.0}))
+    worker = RewardWorker.options(num_cpus=0.1).remote(0.1, RewardConfig(weights={"accuracy": 1.0}), JudgeConfig())
     arguments = ("g", sample(video), "prompt", None, Rendering({Branch.CLEAN: "h"}, 8, 0.0))
     slow = worker.score.remote(*arguments, answers_after.remote(12.0))
     fast = worker.score.remote(*arguments, answers_after.remote(0.0))
     assert ray.get(worker.ping.remote(), timeout=10) > 0
-    assert ray.get(fast, timeout=10).rewards[0]["accuracy"] == 1.0
+    assert ray.get(fast, timeout=10).scored.rewards[0]["accuracy"] == 1.0
     assert ray.wait([slow], timeout=0)[0] == []
     ray.kill(worker)
