@@ -30,6 +30,9 @@ from squall.platform.errors import ConfigError, DataError, nearest
 from squall.platform.prompts import FORMAT_PATTERN, extract_answer
 from squall.platform.records import Branch, SampledGroup, ScoredGroup
 
+COMPARING = ("consistency", "reasoning", "alignment", "temporal")
+"""Rewards that hold answers about one clip against those about another."""
+
 
 def compare_by_rule(pairs: Sequence[tuple[str, str]]) -> Sequence[float]:
     """Similarity of reasoning texts by `rule_similarity`: what compares them where no judge is given."""

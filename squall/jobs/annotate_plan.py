@@ -14,11 +14,11 @@ from heapq import nlargest
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from squall.actors.groups import GroupPlan, SamplerConfig, WorkersConfig
 from squall.actors.rollout_engine import EngineConfig
-from squall.algorithms.rewards import RewardConfig, load_rewards
+from squall.algorithms.rewards import COMPARING, LEARNER_REWARDS, RewardConfig, load_rewards
 from squall.jobs.question import (
     SMALL_MAX_TOKENS,
     SMALL_POLICY,
@@ -63,6 +63,14 @@ class AnnotationRewardConfig(RewardConfig):
 
     weights: dict[str, float] = Field(default={"accuracy": 1.0}, min_length=1)
     """Weight per reward: a built-in name or ``module:function``. An answer's reward is their weighted sum."""
+
+    @field_validator("weights")
+    @classmethod
+    def _of_one_clip(cls, weights: dict[str, float]) -> dict[str, float]:
+        for name in (*COMPARING, *LEARNER_REWARDS):
+            if name in weights:
+                raise ValueError(f"reward '{name}' compares answers about two clips, and here each question is asked about one")
+        return weights
 
 
 class AnnotateConfig(Config):

@@ -244,6 +244,31 @@ def test_a_sweep_that_was_killed_goes_on_prunes_and_leaves_nothing_behind(head: 
     assert left.stdout.strip() == "[] []", left.stdout + left.stderr
 
 
+ROWS = """
+job: train tgrpo
+rows: {GRPO: {config: "@rova/grpo", seeds: [1]}, ROVA: {config: "@rova", seeds: [1]}}
+steps: 1
+groups_per_step: 2
+max_sampled_groups: 64
+evaluation: {questions: 4}
+"""
+
+
+def test_rows_of_an_ablation_run_alike_and_stand_in_one_table(head: Head, manifest: Path, tmp_path: Path) -> None:
+    (tmp_path / "rows.yaml").write_text(ROWS)
+    folder = tmp_path / "runs" / "r"
+    words = [f"data.train={manifest}", f"evaluation.manifest={manifest.parent / 'test.jsonl'}"]
+    output, _ = squall("tune", "rows.yaml", "name=r", *words, folder=tmp_path,
+                       RAY_ADDRESS=f"127.0.0.1:{head[2]}").communicate(timeout=280)
+    assert "table: runs/r/ablation.md" in output and "n = 4 held-out questions" in output, output
+    lines = [line.split(" | ") for line in (folder / "ablation.md").read_text().splitlines() if line.startswith("| ")]
+    assert [line[0] for line in lines] == ["| row", "| ---", "| GRPO", "| ROVA"] and len({len(line) for line in lines}) == 1
+    compared = lines[0].index("pairs judged")
+    assert int(lines[3][compared]) > 0 and lines[2][compared] == "0", "GRPO asks no judge"
+    configs = [yaml.safe_load((folder / "trials" / f"r-0000{i}" / "config.yaml").read_text()) for i in (0, 1)]
+    assert [(values["seed"], values["difficulty"]["reading"]) for values in configs] == [(1, "off"), (1, "answers")]
+
+
 LEFT = """
 import ray
 from ray.util.state import list_actors

@@ -155,6 +155,8 @@ def test_a_record_without_an_id_gets_the_one_that_its_line_had(data: Path) -> No
     (["{data}/questions.jsonl", "{data}/cot.jsonl", "answers=2", "temperature=0"], "2 answers at temperature 0 would all be"),
     (["{data}/questions.jsonl", "{data}/cot.jsonl", "rewards.weights={acuracy: 1}"], "Did you mean 'accuracy'?"),
     (["{data}/questions.jsonl", "{data}/cot.jsonl", "rewards.weights={no_module:f: 1}"], "No module named 'no_module'"),
+    (["{data}/questions.jsonl", "{data}/cot.jsonl", "rewards.weights={kl_consistency: 1, accuracy: 1}"],
+     "reward 'kl_consistency' compares answers about two clips"),
     (["{data}/questions.jsonl", "{data}/cot.jsonl", "model.path=./nope"], "model.path = ./nope: no such directory"),
     (["{data}/questions.jsonl", "{data}/cot.jsonl", "data.prompt_template=compcat"], "Did you mean 'compact'"),
     (["{data}/questions.jsonl", "{data}/cot.jsonl", "engine.max_model_len=40"], "exceed engine.max_model_len, 40"),
