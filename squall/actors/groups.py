@@ -116,13 +116,12 @@ class SamplerConfig:
     prompt_template: str
     rewards: RewardConfig
     judge: JudgeConfig = JudgeConfig()
+    needs_judge: bool = False
+    """Whether a reward or the difficulty asks the judge."""
     ledger: Path | None = None
     """File of the judge's calls."""
     logs: Path | None = None
     """Folder for what the actors print; None leaves it to Ray."""
-
-    needs_judge: bool = False
-    """Whether a reward or the difficulty asks the judge."""
 
     def log_of(self, role: str, number: int) -> Path | None:
         """The file of one actor."""
