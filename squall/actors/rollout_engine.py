@@ -87,6 +87,8 @@ class GenerateRequest:
     branch: Branch
     n: int
     sampling: SamplingSpec
+    options: tuple[str, ...] = ()
+    """Of a multiple choice question, for models that choose among classes in place of writing."""
 
 
 @dataclass(frozen=True, slots=True)

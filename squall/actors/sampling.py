@@ -270,7 +270,7 @@ class GroupSampler:
         prompt = self._prompt(plan.sample)
         flight.answers = [flight.workers["engine"].actor.generate.remote(
             GenerateRequest(prompt, plan.sample.id, f"{plan.group_id}#{flight.attempt}", branch, plan.branches[branch],
-                            plan.sampling), flight.clips[branch]) for branch in branches]
+                            plan.sampling, plan.sample.options), flight.clips[branch]) for branch in branches]
         final = flight.workers["reward"].actor.score.remote(
             plan.group_id, plan.sample, prompt, plan.corruption, flight.rendering, *flight.answers)
         self._flights[final] = flight
