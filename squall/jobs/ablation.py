@@ -24,7 +24,7 @@ from squall.jobs.registry import Job
 from squall.platform.config import Config, lay_over, read_yaml, validate, with_base
 from squall.platform.errors import ConfigError, SquallError
 from squall.platform.records import Branch
-from squall.platform.runs import RunDirectory, from_here, read_json, write_text
+from squall.platform.runs import RunDirectory, from_here, write_text
 from squall.platform.store import RolloutStore
 from squall.platform.tracking import read_metrics
 
@@ -92,13 +92,15 @@ class Measured:
     @cached_property
     def seconds(self) -> float:
         """GPU-seconds where it has GPUs, else CPU-seconds, reserved for training; mean over seeds."""
-        spent = [sum(read_json(RunDirectory(path).results)["seconds"].get(phase, 0.0) for phase in TRAINING)
-                 for path in self.runs.values()]
-        return float(np.mean(spent)) * (self.gpus or self.cpus)
+        return self._total(*(f"time/{phase}" for phase in TRAINING)) * (self.gpus or self.cpus)
 
     def judged(self, what: str) -> float:
         """``pairs`` of reasoning that were compared, or ``calls`` that a judge was sent for it; mean over seeds."""
-        return float(np.mean([sum(row.get(f"judge/{what}", 0.0) for row in read_metrics(RunDirectory(path).metrics))
+        return self._total(f"judge/{what}")
+
+    def _total(self, *metrics: str) -> float:
+        """Sum over the steps, those before a run was resumed too; mean over seeds."""
+        return float(np.mean([sum(row.get(name, 0.0) for row in read_metrics(RunDirectory(path).metrics) for name in metrics)
                               for path in self.runs.values()]))
 
 

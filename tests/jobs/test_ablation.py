@@ -24,7 +24,7 @@ from squall.platform.records import (
     ScoredGroup,
     VideoSample,
 )
-from squall.platform.runs import RunDirectory, to_json
+from squall.platform.runs import RunDirectory
 
 ROWS = {"GRPO": Row(config="@rova/grpo", seeds=(1, 2, 3)), "ROVA": Row(config="@rova", seeds=(1, 2, 3)),
         "ROVA without memory": Row(config="@rova/no-memory", seeds=(1,))}
@@ -48,8 +48,8 @@ def write_run(folder: Path, corrupted: int, calls: int) -> None:
     run = RunDirectory(folder)
     heldout.save(answers({Branch.CLEAN: 36, Branch.CORRUPTED: 20}), run.heldout, 0)
     heldout.save(answers({Branch.CLEAN: 34, Branch.CORRUPTED: corrupted}), run.heldout, 24)
-    run.results.write_text(to_json({"seconds": {"rollout": 30.0, "learn": 20.0, "evaluate": 99.0, "start": 99.0}}))
-    run.metrics.write_text("".join(json.dumps({"step": step, "judge/calls": calls}) + "\n" for step in (1, 2)))
+    row = {"judge/calls": calls, "time/rollout": 15.0, "time/learn": 10.0, "time/evaluate": 99.0}
+    run.metrics.write_text("".join(json.dumps({"step": step} | row) + "\n" for step in (1, 2)))
 
 
 @pytest.fixture
