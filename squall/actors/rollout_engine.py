@@ -60,6 +60,9 @@ class EngineConfig(Config):
     """Skip graph capture and compilation: starts sooner, decodes slower on a GPU."""
     kv_cache_gib: int = Field(1, ge=1)
     """Memory for keys and values without a GPU, in GiB."""
+    raw_logprobs: bool = False
+    """Note answers' log-probabilities as the model gives them, before temperature and top-p. A learner needs those that the
+    answers were drawn with."""
     startup_timeout_s: float = Field(300.0, gt=0)
     """How long an engine may take to load."""
     request_timeout_s: float = Field(600.0, gt=0)
@@ -316,7 +319,7 @@ def _engine_arguments(model_path: str, config: EngineConfig) -> dict[str, Any]:
         model=model_path, dtype=config.dtype, max_model_len=config.max_model_len, max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=max(8192, config.max_model_len), tensor_parallel_size=config.tensor_parallel_size,
         enforce_eager=config.enforce_eager, enable_prefix_caching=True, limit_mm_per_prompt={"video": 1, "image": 1},
-        logprobs_mode="processed_logprobs", disable_log_stats=True,
+        logprobs_mode="raw_logprobs" if config.raw_logprobs else "processed_logprobs", disable_log_stats=True,
         weight_transfer_config=WeightTransferConfig(backend=VLLM_NAMES[config.weight_transfer]),
     )
     if config.gpus:

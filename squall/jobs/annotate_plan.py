@@ -8,9 +8,8 @@ from __future__ import annotations
 import hashlib
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from heapq import nlargest
 from pathlib import Path
 from typing import Any
 
@@ -22,27 +21,23 @@ from squall.algorithms.rewards import COMPARING, LEARNER_REWARDS, RewardConfig, 
 from squall.jobs.question import (
     SMALL_MAX_TOKENS,
     SMALL_POLICY,
-    choose_engine,
     choose_frames,
     choose_model,
-    find_processor,
 )
 from squall.jobs.session import CorruptionConfig
-from squall.platform.budget import clip_tokens, timestamp_tokens
+from squall.jobs.sizing import measure_engine
 from squall.platform.config import Config
 from squall.platform.errors import ConfigError, DataError
 from squall.platform.manifest import Rejection, load_manifest, read_records
-from squall.platform.models import ModelConfig, count_prompt_tokens, longest_sequence, render_prompt, resolve_model_path
-from squall.platform.prompts import PromptTemplate, build_messages, prompt_template
+from squall.platform.models import ModelConfig, resolve_model_path
+from squall.platform.prompts import prompt_template
 from squall.platform.records import Branch, SamplingSpec, VideoSample
 from squall.platform.runs import to_json
 from squall.platform.seeds import derive_seed
-from squall.platform.shapes import PUBLISHED, ModelShape, find_shape
-from squall.platform.video import FrameSampling, load_clip
+from squall.platform.shapes import find_shape
+from squall.platform.video import FrameSampling
 
 MAX_TOKENS = 512
-MEASURED = 64
-"""Questions, the longest ones, whose tokens are counted before the engine starts."""
 ASKED_FIELDS = ("problem", "options", "problem_type", "data_type", "path", "solution")
 """What an answer depends on in a record; a record in which one of them changed is asked again."""
 
@@ -182,7 +177,8 @@ def prepare(config: AnnotateConfig) -> Annotation:
     template = config.data.prompt_template or ("compact" if small else "video_r1")
     frames = choose_frames(config.data.frames, shape, small)
     max_tokens = config.max_tokens or (SMALL_MAX_TOKENS if small else MAX_TOKENS)
-    engine = measure_engine(config, path, [target.sample for target in targets], prompt_template(template), frames, max_tokens)
+    samples = [target.sample for target in targets]
+    engine = measure_engine(config.engine, path, samples, prompt_template(template), frames, max_tokens)
     sampler = SamplerConfig(
         run_id=f"annotate-{time.time_ns()}", model_path=path, model=choose_model(config.model, path), engine=engine,
         workers=config.workers, frames=frames, cache=config.data.cache, prompt_template=template, rewards=config.rewards)
@@ -236,45 +232,3 @@ def media_path(text: str, media: Path, root: Path) -> str | None:
     if "://" in text or Path(text).is_absolute():
         return text
     return f"./{media.relative_to(root).as_posix()}" if media.is_relative_to(root) else None
-
-
-def measure_engine(config: AnnotateConfig, path: str, samples: Sequence[VideoSample], template: PromptTemplate,
-                   frames: FrameSampling, max_tokens: int) -> EngineConfig:
-    """The engines as configured, long enough for the longest question where that can be; longer ones are lost and counted.
-
-    Raises:
-        ConfigError: the first question does not fit.
-        DataError: no clip can be read.
-    """
-    processor = find_processor(path)
-
-    def prompt(sample: VideoSample) -> str:
-        return render_prompt(processor, build_messages(sample, template))
-
-    sample, clip = first_readable(samples, frames)
-    first = count_prompt_tokens(processor, prompt(sample), clip)
-    longest = nlargest(MEASURED, samples, key=lambda sample: len(template.render(sample).encode()))
-    text = max(len(processor.tokenizer(prompt(sample)).input_ids) for sample in longest)
-    limit, given = longest_sequence(path), config.engine.model_fields_set
-    limits = [limit] if limit is not None else []
-    limits += [config.engine.max_model_len] if "max_model_len" in given else []
-    wanted = min([text + most_clip_tokens(frames, find_shape(path)), *(limit - max_tokens for limit in limits)])
-    engine = choose_engine(config.engine, max(first, wanted), max_tokens, limit)
-    return engine.model_copy(update={"count": config.engine.count})
-
-
-def first_readable(samples: Sequence[VideoSample], frames: FrameSampling) -> tuple[VideoSample, Any]:
-    """The first sample whose clip can be read, with it. Raises the first sample's DataError where there is none."""
-    problem: DataError | None = None
-    for sample in samples:
-        try:
-            return sample, load_clip(sample.media, frames, sample_id=sample.id, media_type=sample.media_type)
-        except DataError as error:
-            problem = problem or error
-    raise DataError(f"no clip can be read; the first: {problem}", reason=problem.reason) from problem
-
-
-def most_clip_tokens(frames: FrameSampling, shape: ModelShape | None) -> int:
-    """Tokens of the longest clip; of a model whose shape is not known, as those of known ones that take the most."""
-    shapes = PUBLISHED.values() if shape is None else [shape]
-    return max(clip_tokens(frames, shape) for shape in shapes) + max(timestamp_tokens(frames, shape) for shape in shapes)

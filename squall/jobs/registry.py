@@ -97,6 +97,14 @@ JOBS: tuple[Job, ...] = (
         arguments=("source", "output"),
     ),
     Job(
+        command=("evaluate",),
+        summary="Ask a model every question of a manifest, clean and corrupted, and write a report card",
+        example="squall evaluate @evaluate manifest=my/test.jsonl model.path=Qwen/Qwen2.5-VL-7B-Instruct",
+        module="squall.jobs.evaluate",
+        config="EvaluateConfig",
+        default_config="@evaluate",
+    ),
+    Job(
         command=("reward",),
         summary="List the rewards, and try one of your own: what is wrong with it and what to do",
         example="squall reward my_rewards:brief --check",

@@ -62,8 +62,7 @@ class RunDirectory:
         if path.is_dir() and not resume and any(path.iterdir()):
             raise SquallError(f"{path}: already holds a run. Choose another name, or resume it")
         run = cls(path.absolute())
-        for folder in (run.rollouts, run.checkpoints, run.logs):
-            folder.mkdir(parents=True, exist_ok=True)
+        run.logs.mkdir(parents=True, exist_ok=True)
         return run
 
     @classmethod

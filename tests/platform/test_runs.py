@@ -17,7 +17,7 @@ def test_default_name_carries_job_and_time(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path, "tgrpo")
     job, day, clock = run.name.split("-")
     assert (job, len(day), len(clock)) == ("tgrpo", 8, 6)
-    assert run.rollouts.is_dir() and run.checkpoints.is_dir()
+    assert run.logs.is_dir()
 
 
 def test_runs_that_start_in_the_same_second_get_directories_of_their_own(tmp_path: Path) -> None:
@@ -87,7 +87,7 @@ def test_latest_checkpoint_is_by_number_and_can_be_replaced(tmp_path: Path) -> N
 
 def test_sweep_clears_an_unfinished_checkpoint(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path, "tgrpo", "a")
-    (run.checkpoints / ".step-000004.new").mkdir()
+    (run.checkpoints / ".step-000004.new").mkdir(parents=True)
     RunDirectory.create(tmp_path, "tgrpo", "a", resume=True).sweep()
     assert list(run.checkpoints.iterdir()) == []
 
@@ -108,6 +108,7 @@ def test_rewinding_forgets_what_came_after_and_nothing_else(tmp_path: Path) -> N
     for step in range(5):
         append_line(run.metrics, json.dumps({"step": step, "loss": 0.1}))
         append_line(run.consumed, json.dumps({"step": step, "groups": {f"g{step}": "trained"}}))
+        run.rollouts.mkdir(exist_ok=True)
         (run.rollouts / f"step-{step:06d}.parquet").touch()
     append_line(run.metrics, '{"step": 9, "lo')
     assert run.rewind(2) == 2
@@ -121,7 +122,7 @@ def test_json_is_strict_and_takes_numpy(tmp_path: Path) -> None:
     value = {"n": np.int64(3), "ci95": np.array([0.5, np.nan]), "inf": float("inf"), "path": Path("a"), 4: True}
     path = run.write_json("results.json", value)
     assert json.loads(path.read_text()) == {"n": 3, "ci95": [0.5, None], "inf": None, "path": "a", "4": True}
-    assert sorted(p.name for p in run.path.iterdir()) == ["checkpoints", "logs", "results.json", "rollouts"]
+    assert sorted(p.name for p in run.path.iterdir()) == ["logs", "results.json"]
 
 
 def test_events_carry_utc_time(tmp_path: Path) -> None:

@@ -1,0 +1,299 @@
+"""What `squall evaluate` is told and what follows from it: which questions, in which conditions, by which model.
+
+All that can be refused is refused here, before anything is written or started.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from pydantic import Field, field_validator, model_validator
+
+from squall.actors.groups import GroupPlan, SamplerConfig, WorkersConfig
+from squall.actors.rollout_engine import EngineConfig
+from squall.algorithms.corruption import CALIBRATION, CorruptionSpec, expand_kinds, parse_spec
+from squall.algorithms.rewards import RewardConfig
+from squall.jobs.question import SMALL_MAX_TOKENS, SMALL_POLICY, choose_frames, choose_model
+from squall.jobs.sizing import measure_engine
+from squall.platform.config import Config
+from squall.platform.errors import ConfigError, DataError
+from squall.platform.manifest import Rejection, load_manifest
+from squall.platform.models import ModelConfig, resolve_model_path
+from squall.platform.prompts import prompt_template
+from squall.platform.records import Branch, SamplingSpec, VideoSample
+from squall.platform.report_card import CLEAN
+from squall.platform.runs import to_json
+from squall.platform.seeds import derive_seed
+from squall.platform.shapes import find_shape
+from squall.platform.streaming import hash_file
+from squall.platform.video import FrameSampling
+
+MAX_TOKENS = 1024
+SCORE = "accuracy"
+"""Reward that an answer's score is."""
+
+
+class EvaluationDataConfig(Config):
+    """How questions are asked and their clips read."""
+
+    prompt_template: str | None = None
+    """`video_r1`, `compact`, or a text with {question}; by default compact for small policies and video_r1 for others."""
+    frames: FrameSampling = FrameSampling()
+    """Frame sampling and resolution, which need not be those of training; by default small for small policies."""
+    cache: Path | None = None
+    """Folder for decoded clips; None keeps nothing on disk."""
+    media_root: Path | None = None
+    """Folder that relative paths of a manifest start from; by default the manifest's own."""
+
+
+class EvaluateConfig(Config):
+    """A model's answers, clean and corrupted, and what can be said about them."""
+
+    manifest: tuple[Path, ...] = Field(min_length=1)
+    """Questions with solutions (.json, .jsonl, .parquet; docs/data.md); several manifests are asked one after the other."""
+    questions: int | None = Field(None, ge=1)
+    """The first so many of each manifest; by default all."""
+    kinds: tuple[str, ...] = ("standard",)
+    """Corruption kinds: `standard`, `all`, names, compositions (night + light_rain), module:function; [] asks about clean
+    clips alone."""
+    severities: tuple[float, ...] = (0.5, 0.7, 0.9)
+    """Severities of each kind that names none of its own. The defaults are ROVA's."""
+    conditions_per_question: int | None = Field(None, ge=1)
+    """Ask each question clean and in so many corrupted conditions, drawn evenly, in place of all."""
+    answers: int = Field(1, ge=1, le=256)
+    """Answers to each clip, whose scores are averaged."""
+    temperature: float = Field(0.01, ge=0, le=2)
+    """Sampling temperature; 0 is greedy. The defaults of this and `top_p` are those of Qwen2.5-VL's demonstration."""
+    top_p: float = Field(0.001, gt=0, le=1)
+    """Answers are drawn from the likeliest tokens that hold this much probability."""
+    max_tokens: int | None = Field(None, ge=1)
+    """Longest answer in tokens; by default 1,024, and 32 for small policies."""
+    seed: int = Field(10_007, ge=0)
+    """Corruptions and answers follow from it and from a question's id, whatever the number of workers. Runs that are to be
+    compared need the same."""
+    reported: dict[str, float] = {}
+    """Figures that somebody else reported, such as {clean: 0.51, mpc: 0.33}; the report shows them beside the measured
+    ones."""
+    name: str | None = None
+    """Name of the run directory; by default the job and the time."""
+    output: Path = Path("runs")
+    """Folder that run directories go into."""
+    resume: bool = False
+    """Go on with a run that was interrupted: squall evaluate runs/NAME/config.yaml --resume"""
+    data: EvaluationDataConfig = EvaluationDataConfig()
+    """How questions are asked and their clips read."""
+    model: ModelConfig = ModelConfig()
+    """Video-language model."""
+    engine: EngineConfig = EngineConfig()
+    """vLLM engines; max_model_len and, where there is a GPU, gpus follow from the questions unless they are given."""
+    workers: WorkersConfig = WorkersConfig()
+    """Corruption and reward workers."""
+    ray_address: str | None = None
+    """Cluster to join; by default RAY_ADDRESS, else a local one on the loopback interface."""
+
+    @field_validator("manifest", "kinds", "severities", mode="before")
+    @classmethod
+    def _as_several(cls, value: Any) -> Any:
+        return (value,) if isinstance(value, str | Path | int | float) else value
+
+    @field_validator("kinds")
+    @classmethod
+    def _known(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
+        expanded = expand_kinds(kinds)
+        try:
+            for text in expanded:
+                parse_spec(text, severity=0.5, seed=0)
+        except ConfigError as error:
+            raise ValueError(str(error)) from None
+        return expanded
+
+    @field_validator("severities")
+    @classmethod
+    def _in_range(cls, severities: tuple[float, ...]) -> tuple[float, ...]:
+        if not all(0 < value <= 1 for value in severities) or len(set(severities)) < len(severities):
+            raise ValueError("expected different numbers above 0 and up to 1")
+        return severities
+
+    @model_validator(mode="after")
+    def _consistent(self) -> EvaluateConfig:
+        if self.answers > 1 and self.temperature == 0:
+            raise ValueError(f"{self.answers} answers at temperature 0 would all be the same; ask for one or raise temperature")
+        if self.kinds and not self.severities:
+            raise ValueError("severities is empty; give one or more, or kinds=[] to ask about clean clips alone")
+        if self.resume and self.name is None:
+            raise ValueError("resume needs the run: give its config.yaml (runs/NAME/config.yaml), or name=NAME")
+        return self
+
+
+@dataclass(frozen=True, slots=True)
+class Condition:
+    """One way in which every question is asked."""
+
+    name: str
+    kind: str | None = None
+    """As the configuration says it; None for clean."""
+    severity: float | None = None
+
+    def spec(self, sample: VideoSample, seed: int) -> CorruptionSpec | None:
+        """The corruption of a question's clip. Severities of a kind share their seeds: the same rain, only more of it."""
+        if self.kind is None:
+            return None
+        return parse_spec(self.kind, severity=self.severity, seed=derive_seed(seed, sample.id, self.kind))
+
+
+def make_conditions(kinds: Sequence[str], severities: Sequence[float]) -> tuple[Condition, ...]:
+    """Clean, then every kind at each severity; a kind that names its severity is one condition."""
+    conditions = [Condition(CLEAN)]
+    for kind in kinds:
+        first, second = (parse_spec(kind, severity=severity, seed=0).severity for severity in (0.25, 0.5))
+        if first == second:
+            conditions.append(Condition(kind, kind, first))
+        else:
+            conditions += [Condition(f"{kind} {severity:g}", kind, severity) for severity in severities]
+    return tuple(conditions)
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Everything that could be refused has been checked."""
+
+    config: EvaluateConfig
+    samples: tuple[VideoSample, ...]
+    """In the order of the manifests."""
+    rejected: tuple[Rejection, ...]
+    conditions: tuple[Condition, ...]
+    sampler: SamplerConfig
+    sampling: SamplingSpec
+    """Of every question, but for its seed."""
+
+    def cases(self) -> Iterator[tuple[int, Condition]]:
+        """Every question in each of its conditions, all of a question together: its clip is then decoded once."""
+        corrupted, wanted = self.conditions[1:], self.config.conditions_per_question
+        drawn = len(corrupted) if wanted is None else min(wanted, len(corrupted))
+        for question in range(len(self.samples)):
+            yield question, self.conditions[0]
+            chosen: Sequence[int] = range(len(corrupted))
+            if drawn < len(corrupted):
+                # Each permutation serves as many questions as it can, so that conditions are asked about alike often.
+                block, place = divmod(question, len(corrupted) // drawn)
+                order = np.random.default_rng(derive_seed(self.config.seed, "conditions", block)).permutation(len(corrupted))
+                chosen = sorted(order[place * drawn:(place + 1) * drawn].tolist())
+            for index in chosen:
+                yield question, corrupted[index]
+
+    @property
+    def case_count(self) -> int:
+        """Questions times conditions, as they are asked."""
+        corrupted = len(self.conditions) - 1
+        return len(self.samples) * (1 + min(corrupted, self.config.conditions_per_question or corrupted))
+
+    def plan(self, question: int, condition: Condition) -> GroupPlan:
+        """How a question is asked in a condition."""
+        sample = self.samples[question]
+        spec = condition.spec(sample, self.config.seed)
+        branch = Branch.CLEAN if spec is None else Branch.CORRUPTED
+        base = self.sampling
+        seeded = SamplingSpec(base.temperature, base.top_p, base.max_tokens, derive_seed(self.config.seed, sample.id))
+        return GroupPlan(f"{question}|{condition.name}", sample, spec, {branch: self.config.answers}, seeded)
+
+    @cached_property
+    def model(self) -> dict[str, Any]:
+        """What the report card says of the model."""
+        return {"label": self.config.model.path, "kind": "vllm", "path": self.config.model.path,
+                "hash": hash_model(Path(self.sampler.model_path))}
+
+    @cached_property
+    def data(self) -> dict[str, Any]:
+        """What the report card says of the data."""
+        reasons: dict[str, int] = {}
+        for one in self.rejected:
+            reasons[one.reason] = reasons.get(one.reason, 0) + 1
+        return {"manifest": [str(path) for path in self.config.manifest], "hash": hash_questions(self.samples),
+                "questions": len(self.samples), "videos": len({sample.media for sample in self.samples}), "rejected": reasons}
+
+    @cached_property
+    def asked(self) -> dict[str, Any]:
+        """What answers follow from, beside the questions and the model: a run with other settings is another run."""
+        sampling = asdict(self.sampling)
+        return {
+            "kinds": list(self.config.kinds), "severities": list(self.config.severities),
+            "conditions_per_question": self.config.conditions_per_question, "calibration": CALIBRATION,
+            "seed": self.config.seed, "answers": self.config.answers, "decoding": sampling | {"seed": self.config.seed},
+            "frames": self.sampler.frames.model_dump(mode="json"), "prompt_template": self.sampler.prompt_template,
+            "dtype": self.sampler.model.dtype}
+
+
+def prepare(config: EvaluateConfig) -> Evaluation:
+    """Read the questions, decide on what the configuration leaves open, read one clip and count tokens.
+
+    Raises:
+        ConfigError: a file, template, model or value that cannot be used, or a question that does not fit.
+        DataError: a manifest or every clip cannot be read.
+    """
+    samples, rejected = load_questions(config)
+    path = resolve_model_path(config.model.path)
+    shape = find_shape(path)
+    small = shape is not None and shape.parameters < SMALL_POLICY
+    template = config.data.prompt_template or ("compact" if small else "video_r1")
+    frames = choose_frames(config.data.frames, shape, small)
+    max_tokens = config.max_tokens or (SMALL_MAX_TOKENS if small else MAX_TOKENS)
+    engine = measure_engine(config.engine, path, samples, prompt_template(template), frames, max_tokens)
+    sampler = SamplerConfig(
+        run_id=f"evaluate-{time.time_ns()}", model_path=path, model=choose_model(config.model, path),
+        engine=engine.model_copy(update={"raw_logprobs": True}), workers=config.workers, frames=frames,
+        cache=config.data.cache, prompt_template=template, rewards=RewardConfig(weights={SCORE: 1.0}))
+    sampling = SamplingSpec(config.temperature, config.top_p, max_tokens)
+    return Evaluation(config, samples, rejected, make_conditions(config.kinds, config.severities), sampler, sampling)
+
+
+def load_questions(config: EvaluateConfig) -> tuple[tuple[VideoSample, ...], tuple[Rejection, ...]]:
+    """The questions of all manifests, and records that cannot be used.
+
+    Raises:
+        DataError: a manifest cannot be read, holds no question, or an id is there twice.
+    """
+    samples: list[VideoSample] = []
+    rejected: list[Rejection] = []
+    for path in config.manifest:
+        manifest = load_manifest(path, media_root=config.data.media_root, on_error="collect")
+        rejected += manifest.rejected
+        if not manifest.samples:
+            first = f"; the first problem: {manifest.rejected[0].message}" if manifest.rejected else ""
+            raise DataError(f"{path}: no question in it can be asked{first}", reason="empty_manifest")
+        samples += manifest.samples[:config.questions]
+    seen: set[str] = set()
+    for sample in samples:
+        if sample.id in seen:
+            raise DataError(f"sample {sample.id}: two questions have this id; corruptions follow from it, so give each its own",
+                            sample_id=sample.id, reason="duplicate_id")
+        seen.add(sample.id)
+    return tuple(samples), tuple(rejected)
+
+
+def hash_questions(samples: Sequence[VideoSample]) -> str:
+    """32 hex digits over ids, questions, options, solutions and the sizes of the media files."""
+    digest = hashlib.blake2b(digest_size=16)
+    for sample in samples:
+        asked: Mapping[str, Any] = {"id": sample.id, "problem": sample.problem, "type": str(sample.problem_type),
+                                    "options": sample.options, "solution": sample.solution,
+                                    "bytes": os.path.getsize(sample.media)}
+        digest.update(to_json(asked).encode() + b"\n")
+    return digest.hexdigest()
+
+
+def hash_model(folder: Path) -> str | None:
+    """32 hex digits over the names and bytes of a model directory's files; None for what is no directory here."""
+    if not folder.is_dir():
+        return None
+    digest = hashlib.blake2b(digest_size=16)
+    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
+        digest.update(f"{file.relative_to(folder)} {hash_file(file)}\n".encode())
+    return digest.hexdigest()

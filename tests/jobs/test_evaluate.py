@@ -1,0 +1,214 @@
+"""`squall evaluate`: what is asked and what is refused, and that a run that was killed ends in the same files as another."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+import ray
+
+from squall.jobs import evaluate
+from squall.jobs.arguments import load_job_config
+from squall.jobs.evaluate_output import Journal
+from squall.jobs.evaluate_plan import SCORE, EvaluateConfig, Evaluation, make_conditions, prepare
+from squall.jobs.registry import find_job
+from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
+from squall.platform.errors import SquallError
+from squall.platform.manifest import write_manifest
+from squall.platform.records import Branch, Rollout, SampledGroup, SamplingSpec, ScoredGroup
+from squall.platform.report_card import read_card
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with eight test clips; their manifest also names a file that is no video, and one that is not there."""
+    folder = tmp_path_factory.mktemp("embedded")
+    made = build_dataset(EmbeddedDataConfig(directory=folder, train_clips=4, validation_clips=4, test_clips=8))
+    (folder / "text.mp4").write_text("not a video\n" * 50)
+    records = rows(made["test"])
+    odd = [{**records[0], "problem_id": name, "path": f"./{name}.mp4"} for name in ("text", "absent")]
+    write_manifest(folder / "questions.jsonl", [odd[0], *records[:4], odd[1], *records[4:]])
+    return folder
+
+
+def rows(path: Path) -> list[dict]:
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
+
+
+def config(*words: object) -> EvaluateConfig:
+    """What the command line makes of its words."""
+    return load_job_config(find_job("evaluate"), [str(word) for word in words])
+
+
+def plan(data: Path, *words: object) -> Evaluation:
+    return prepare(config(f"manifest={data / 'questions.jsonl'}", "questions=null", *words))
+
+
+def test_conditions_are_clean_and_every_kind_at_every_severity() -> None:
+    conditions = make_conditions(("fog", "night 0.3", "night + light_rain"), (0.5, 0.9))
+    assert [condition.name for condition in conditions] == [
+        "clean", "fog 0.5", "fog 0.9", "night 0.3", "night + light_rain 0.5", "night + light_rain 0.9"]
+    assert [condition.severity for condition in conditions] == [None, 0.5, 0.9, 0.3, 0.5, 0.9]
+
+
+def test_every_question_is_asked_in_every_condition_with_seeds_of_its_own(data: Path) -> None:
+    work = plan(data, "kinds=[fog, night]", "severities=[0.5, 0.9]", "engine.count=2")
+    cases = list(work.cases())
+    assert len(cases) == work.case_count == 9 * 5 and len({(q, c.name) for q, c in cases}) == 45
+    assert [question for question, _ in cases] == sorted(question for question, _ in cases)
+    plans = {(question, condition.name): work.plan(question, condition) for question, condition in cases}
+    assert dict(plans[0, "clean"].branches) == {Branch.CLEAN: 1} and plans[0, "clean"].corruption is None
+    assert dict(plans[0, "fog 0.9"].branches) == {Branch.CORRUPTED: 1}
+    asked = ((0, "fog 0.5"), (0, "fog 0.9"), (0, "night 0.5"), (1, "fog 0.5"))
+    fog, more, night, other = (plans[case].corruption for case in asked)
+    assert fog.seed == more.seed and len({fog.seed, night.seed, other.seed}) == 3
+    sampling = {(p.sampling.temperature, p.sampling.top_p, p.sampling.max_tokens) for p in plans.values()}
+    assert sampling == {(0.01, 0.001, 32)}  # those of Qwen2.5-VL's demonstration, and short for a small policy
+    assert len({p.sampling.seed for p in plans.values()}) == 9
+    assert work.sampler.engine.raw_logprobs and work.sampler.engine.count == 2
+
+
+def test_fewer_conditions_for_each_question_are_drawn_evenly(data: Path) -> None:
+    work = plan(data, "kinds=[fog, night, snow]", "severities=[0.5]", "conditions_per_question=1")
+    counts = Counter(condition.name for _, condition in work.cases())
+    assert counts == {"clean": 9, "fog 0.5": 3, "night 0.5": 3, "snow 0.5": 3} and work.case_count == 18
+    assert list(work.cases()) == list(plan(data, "kinds=[fog, night, snow]", "severities=[0.5]",
+                                           "conditions_per_question=1").cases())
+    three = plan(data, "kinds=[fog, night, snow]", "severities=[0.5]", "conditions_per_question=3")
+    assert three.case_count == 36 == len(list(three.cases()))
+
+
+@pytest.mark.parametrize(("words", "message"), [
+    (["manifest={data}/none.jsonl"], "none.jsonl: no such manifest file"),
+    (["manifest={tmp}/empty.jsonl"], "empty.jsonl"),
+    (["manifest=[{data}/test.jsonl, {data}/questions.jsonl]"], "two questions have this id; corruptions follow from it"),
+    (["manifest={tmp}/broken.jsonl"], "no clip can be read; the first: {tmp}/text.mp4: sample b: not a readable"),
+    (["kinds=[fogg]"], "Did you mean 'fog'?"),
+    (["severities=[0.5, 1.5]"], "expected different numbers above 0 and up to 1"),
+    (["severities=[]"], "severities is empty; give one or more, or kinds=[]"),
+    (["answers=2", "temperature=0"], "2 answers at temperature 0 would all be the same"),
+    (["model.path=./nope"], "model.path = ./nope: no such directory"),
+    (["engine.max_model_len=40"], "exceed engine.max_model_len, 40"),
+    (["--resume"], "resume needs the run"),
+    (["name=none", "--resume"], "no run directory of that name to resume"),
+])
+def test_what_cannot_be_done_is_one_line_before_anything_is_started(
+        words: list[str], message: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(evaluate, "start_ray", lambda *_: pytest.fail("Ray was started"))
+    (tmp_path / "text.mp4").write_text("not a video\n" * 50)
+    (tmp_path / "empty.jsonl").touch()
+    write_manifest(tmp_path / "broken.jsonl", [{**rows(data / "test.jsonl")[0], "problem_id": "b", "path": "text.mp4"}])
+    given = [word.replace("{data}", str(data)).replace("{tmp}", str(tmp_path)) for word in words]
+    with pytest.raises(SquallError) as raised:
+        evaluate.run(config(f"manifest={data / 'questions.jsonl'}", f"output={tmp_path / 'runs'}", *given))
+    assert message.replace("{tmp}", str(tmp_path)) in str(raised.value) and "\n" not in str(raised.value)
+    assert not (tmp_path / "runs").exists()
+
+
+def scored(work: Evaluation, question: int, name: str, *texts: str) -> tuple[int, object, ScoredGroup]:
+    condition = next(one for one in work.conditions if one.name == name)
+    asked = work.plan(question, condition)
+    (branch,) = asked.branches
+    rollouts = tuple(Rollout(asked.sample.id, "a", branch, "h", i, SamplingSpec(), (5, 6), text, (-0.25, -0.5), 0, "stop")
+                     for i, text in enumerate(texts))
+    group = SampledGroup(asked.group_id, asked.sample, "p", asked.corruption, {branch: "h"}, rollouts)
+    return question, condition, ScoredGroup(group, tuple({SCORE: 1.0} for _ in texts))
+
+
+def test_a_journal_that_was_cut_short_goes_on_and_forgets_the_broken_line(data: Path, tmp_path: Path) -> None:
+    work = plan(data, "kinds=[fog]", "severities=[0.5]")
+    path = tmp_path / "answers.jsonl"
+    journal = Journal(path)
+    for case in ((1, "fog 0.5"), (0, "clean"), (2, "clean")):
+        journal.record(*scored(work, *case, f"<answer>{case[0]}</answer>"))
+    journal.close()
+    path.write_bytes(path.read_bytes()[:-20])
+    journal = Journal(path)
+    assert journal.done == {(1, "fog 0.5"), (0, "clean")}
+    journal.record(*scored(work, 2, "clean", "<answer>again</answer>"))
+    found = list(journal.entries([(0, "clean"), (0, "fog 0.5"), (1, "fog 0.5"), (2, "clean")]))
+    assert [(entry["question"], entry["answers"][0]["text"]) for entry in found] == [
+        (0, "<answer>0</answer>"), (1, "<answer>1</answer>"), (2, "<answer>again</answer>")]
+    assert len(rows(path)) == 3
+
+
+SLOW = """
+import time
+
+def slow(frames, timeline, *, severity):
+    time.sleep(0.3)
+    frames[:] = frames // 2
+"""
+
+
+def start(folder: Path, name: str, *words: str) -> subprocess.Popen[str]:
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    command = [sys.executable, "-m", "squall", "evaluate", *words]
+    if "--resume" not in words:
+        command += ["manifest=questions.jsonl", f"name={name}", "kinds=[slow_kinds:slow, night]", "severities=[0.5, 0.9]",
+                    "engine.cpus=0.5", "temperature=0"]
+    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+
+
+def stop_after(process: subprocess.Popen[str], journal: Path, lines: int, number: signal.Signals) -> tuple[int, str]:
+    """Send a signal when so many questions are answered; returns exit status and output."""
+    deadline = time.monotonic() + 240
+    while process.poll() is None and time.monotonic() < deadline and (not journal.exists() or len(rows(journal)) < lines):
+        time.sleep(0.05)
+    process.send_signal(number)
+    printed, _ = process.communicate(timeout=120)
+    return process.returncode, printed
+
+
+@pytest.mark.cluster
+@pytest.mark.timeout(900)
+def test_a_run_that_was_stopped_and_killed_ends_as_an_undisturbed_one_of_more_workers(data: Path, ray_cluster: object) -> None:
+    (data / "slow_kinds.py").write_text(SLOW)
+    run = data / "runs" / "stopped"
+    journal = run / "answers.jsonl"
+    status, printed = stop_after(start(data, "stopped", "workers.max_groups_in_flight=1"), journal, 3, signal.SIGINT)
+    assert status == 130 and "of 45 answers are in; go on with: squall evaluate runs/stopped/config.yaml --resume" in printed
+    stopped = len(rows(journal))
+    resume = ("runs/stopped/config.yaml", "--resume")
+    status, printed = stop_after(start(data, "", *resume), journal, stopped + 3, signal.SIGKILL)
+    assert status == -signal.SIGKILL, printed
+    killed = len(rows(journal))
+    assert stopped + 3 <= killed < 40 and not (run / "card.json").exists()
+    with subprocess.Popen([sys.executable, "-m", "squall", "evaluate", *resume, "seed=1"], cwd=data, stderr=subprocess.PIPE,
+                          text=True) as process:
+        assert "was begun with other settings (asked.seed differs)" in process.stderr.read()
+    process = start(data, "", *resume)
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0 and f"{killed} answers are there" in printed, printed
+    assert len(rows(journal)) == 40  # nothing was asked twice, and of text.mp4 there are none
+
+    process = start(data, "whole", "workers.reward_count=2", "workers.corruption_count=2", "engine.count=2")
+    printed, _ = process.communicate(timeout=300)
+    assert process.returncode == 0, printed
+    whole = data / "runs" / "whole"
+    first, second = (pq.read_table(folder / "answers.parquet") for folder in (run, whole))
+    exact = [name for name in first.column_names if name not in ("logprobs", "confidence")]
+    assert first.select(exact).equals(second.select(exact))  # of one engine and of two, each batched in its own way
+    check_card(run, printed)
+
+
+def check_card(run: Path, printed: str) -> None:
+    card = read_card(run)
+    assert (card.data["questions"], card.data["videos"], card.data["rejected"]) == (9, 9, {"missing_media": 1})
+    assert Counter((loss.sample_id, loss.reason) for loss in card.lost) == {("text", "decode_error"): 5}
+    assert "5 answers lost (5 decode_error)" in printed
+    assert [result.condition for result in card.conditions] == [
+        "clean", "slow_kinds:slow 0.5", "slow_kinds:slow 0.9", "night 0.5", "night 0.9"]
+    table = pq.read_table(run / "answers.parquet")
+    clean = [row for row in table.to_pylist() if row["condition"] == "clean"]
+    assert len(clean) == 8 and card.summary.clean.value == pytest.approx(sum(row["score"] for row in clean) / 8)
+    assert all(0 < row["confidence"] <= 1 for row in clean) and len({row["confidence"] for row in clean}) > 1
+    assert (run / "report.html").stat().st_size > 10_000
