@@ -26,9 +26,10 @@ def ucf101_rows(request: Request) -> Iterator[Row]:
     classes = tuple(numbers[number] for number in sorted(numbers))
     file = split_list(request, lists, [f"{request.split}list{request.fold:02}.txt"])
     for line, text in lines_of(file):
-        path, _, number = text.partition(" ")
+        path, _, number = text.rpartition(" ")  # lists of test clips have no numbers
+        path, number = (path, number) if number.isdecimal() else (text, "")
         label = path.partition("/")[0]
-        listed = numbers.get(int(number)) if number.isdecimal() else label
+        listed = numbers.get(int(number)) if number else label
         yield Row(f"{file}:{line}", path, {"path": path, "label": label, "listed": listed, "classes": classes})
 
 
@@ -73,7 +74,7 @@ def something_rows(request: Request) -> Iterator[Row]:
     indices = read_json(file)
     try:
         classes = tuple(sorted(indices, key=lambda name: int(indices[name])))
-    except (TypeError, ValueError):
+    except (TypeError, ValueError, IndexError):
         raise DataError(f"{file}: expected an object from class names to their index", reason="bad_classes") from None
     lists = [split_list(request, folders, _something(f"{request.split}.json"))]
     for row in records_of(lists, lambda data, _: str(data.get("id", ""))):

@@ -34,7 +34,7 @@ def question(row: Row, request: Request) -> Question:
     """Options get letters, whatever they are called in the text. Captions are scored by ROUGE, not by a judge."""
     task, video = row.id.split("/")[0], value(row, "video_id")
     about = {"question_type": value(row, "dim"), "task": task}
-    text, answer = value(row, "question"), value(row, "answer").strip()
+    text, answer = value(row, "question"), value(row, "mc_answer" if "mc_answer" in row.data else "answer").strip()
     media = find_media(row, request.source, ("videos", ""), f"{video}.mp4")
     if task == "captioning":
         return Question(open_question(row, text, ProblemType.FREE_FORM, _words(answer), **about), media)
