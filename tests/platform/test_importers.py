@@ -7,6 +7,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+import av
 import cv2
 import numpy as np
 import pyarrow as pa
@@ -247,6 +248,8 @@ def test_mvbench_cuts_whole_videos_and_takes_ready_clips(put) -> None:
     assert cut.metadata["source_span_s"] == [1.0, 1.55]
     assert numbers(cut) == [10, 11, 12, 13, 14, 15]
     assert load_clip(cut.media, NATIVE, sample_id="x").fps == pytest.approx(10)
+    with av.open(cut.media) as container:
+        assert [round(float(frame.time), 3) for frame in container.decode(video=0)] == [0.0, 0.1, 0.2, 0.3, 0.4, 0.5]
     assert ready.media == str(source / "video/star/Charades_segment/USNP1_0.3_15.4.mp4") and len(numbers(ready)) == 30
     assert [one.reason for one in rejected.values()] == [
         "bad_span", "unknown_answer", "options_alike", "path_outside", "empty_span"]
