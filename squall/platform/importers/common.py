@@ -112,10 +112,13 @@ def look_for(source: Path, folders: Sequence[str], *names: str) -> Path | None:
     Raises:
         DataError: ``path_outside``, for a name that leaves `source`.
     """
-    tried = [within(source, f"{folder}/{name}" if folder else name) for name in names for folder in folders]
+    tried = []
+    for relative in (f"{folder}/{name}" if folder else name for name in names for folder in folders):
+        tried.append(within(source, relative))
+        if isfile(tried[-1]):
+            return tried[-1]
     stems = [str(path.with_suffix("") if path.suffix.lower() in VIDEO_SUFFIXES else path) for path in tried]
-    variants = (Path(stem + suffix) for suffix in SUFFIXES for stem in stems)
-    return next((path for path in (*tried, *variants) if isfile(path)), None)
+    return next((Path(stem + suffix) for suffix in SUFFIXES for stem in stems if isfile(stem + suffix)), None)
 
 
 def find_media(row: Row, source: Path, folders: Sequence[str], *names: str) -> Path:
