@@ -19,13 +19,13 @@ from pydantic import Field, field_validator, model_validator
 
 from squall.actors.file_corruption import FileOutcome, FileTask
 from squall.algorithms.corruption import CorruptionSpec, Mixture, expand_kinds, parse_spec, render
-from squall.jobs.corrupt_sources import IMAGE_SUFFIXES, MANIFEST_SUFFIXES, VIDEO_SUFFIXES, Clip, find_clips, slug
+from squall.jobs.corrupt_sources import IMAGE_SUFFIXES, MANIFEST_SUFFIXES, Clip, find_clips, slug
 from squall.platform.config import Config
 from squall.platform.errors import ConfigError, DataError
 from squall.platform.manifest import Rejection
 from squall.platform.runs import to_json
 from squall.platform.seeds import derive_seed
-from squall.platform.video import FrameSampling
+from squall.platform.video import VIDEO_SUFFIXES, FrameSampling
 
 TRIAL_SHAPE = (48, 64, 3)
 TRIAL_FRAMES, MAX_TRIAL_FRAMES = 4, 1000

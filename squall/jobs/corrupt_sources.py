@@ -13,8 +13,8 @@ from typing import Any
 from squall.platform.errors import ConfigError
 from squall.platform.manifest import Rejection, load_manifest, read_records
 from squall.platform.records import MediaType
+from squall.platform.video import VIDEO_SUFFIXES
 
-VIDEO_SUFFIXES = frozenset((".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"))
 IMAGE_SUFFIXES = frozenset((".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp"))
 MANIFEST_SUFFIXES = frozenset((".json", ".jsonl", ".parquet"))
 

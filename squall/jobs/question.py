@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import re
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -30,7 +29,7 @@ from squall.platform.models import (
     resolve_model_path,
     stored_dtype,
 )
-from squall.platform.prompts import build_messages, extract_answer, prompt_template
+from squall.platform.prompts import build_messages, extract_answer, letter_options, prompt_template
 from squall.platform.records import Branch, MediaType, ProblemType, SamplingSpec, VideoSample
 from squall.platform.seeds import derive_seed
 from squall.platform.shapes import ModelShape, find_shape
@@ -45,7 +44,6 @@ DOWNLOAD_TIMEOUT_S = 3600.0
 """How long an engine may take to start here: it may have to fetch the weights first."""
 LENGTH_STEP = 64
 """The engine's longest sequence is rounded up to a multiple of this."""
-LETTERED = re.compile(r"\(?[A-Za-z][.:)]\s")
 
 
 class AskConfig(Config):
@@ -201,13 +199,6 @@ def stored_sample(config: AskConfig) -> VideoSample:
         raise ConfigError(f"{config.manifest}: no usable question with the id '{config.sample}'."
                           f"{nearest(config.sample, samples)}")
     return samples[config.sample]
-
-
-def letter_options(options: Sequence[str]) -> tuple[str, ...]:
-    """``("blue", "white")`` as ``("A. blue", "B. white")``; options that all have letters stay as they are."""
-    if all(LETTERED.match(f"{option} ") for option in options):
-        return tuple(options)
-    return tuple(f"{chr(ord('A') + i)}. {option}" for i, option in enumerate(options))
 
 
 def check_solution(text: str | None, kind: ProblemType, options: Sequence[str]) -> str:

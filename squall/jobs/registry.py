@@ -222,6 +222,14 @@ JOBS: tuple[Job, ...] = (
         module="squall.jobs.embedded_data",
         config="EmbeddedDataConfig",
     ),
+    Job(
+        command=("data", "import"),
+        summary="Make a manifest of a benchmark or data set as it is published: MVBench, Video-MME, UCF101, Kinetics and more",
+        example="squall data import ucf101 data/UCF101 data/ucf101-test.jsonl split=test",
+        module="squall.jobs.data_import",
+        config="DataImportConfig",
+        arguments=("format", "source", "output"),
+    ),
 )
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from os.path import isdir, isfile, normpath
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -65,7 +66,7 @@ def load_manifest(
     for line, record in read_records(file):
         fallback_id = f"{file.stem}:{line}"
         try:
-            sample = _parse(record, fallback_id, root)
+            sample = parse_record(record, fallback_id, root)
             if (first := lines_by_id.setdefault(sample.id, line)) != line:
                 _reject(sample.id, "duplicate_id", f"id already used on line {first}; give every record its own id")
             samples.append(sample)
@@ -88,7 +89,7 @@ def write_manifest(path: str | Path, records: Iterable[Mapping[str, Any]]) -> No
     if file.suffix != ".jsonl":
         raise DataError(f"{file}: manifests are written as JSON lines; use a name that ends in .jsonl",
                         reason="file_type")
-    write_text(file, "".join(json.dumps(record, ensure_ascii=False) + "\n" for record in records))
+    write_text(file, (json.dumps(record, ensure_ascii=False) + "\n" for record in records))
 
 
 def epoch_order(samples: Sequence[VideoSample], run_seed: int, epoch: int) -> list[int]:
@@ -179,8 +180,12 @@ def _read_parquet(file: Path) -> Iterator[tuple[int, Any]]:
         raise DataError(f"{file}: not a readable Parquet file: {problem}", reason="not_parquet") from None
 
 
-def _parse(record: Any, fallback_id: str, root: Path) -> VideoSample:
-    """Build a sample from one record. Raises DataError without the file and line, which the caller adds."""
+def parse_record(record: Any, fallback_id: str, root: Path) -> VideoSample:
+    """Build a sample from one record, whose relative path starts from `root`, an absolute folder, and may not leave it.
+
+    Raises:
+        DataError: without the file and line, which the caller adds.
+    """
     if isinstance(record, DataError):
         raise record
     if not isinstance(record, dict):
@@ -218,12 +223,18 @@ def _one_of(sample_id: str, key: str, value: str, allowed: type[ProblemType] | t
 
 
 def _options(sample_id: str, options: Any, problem_type: str) -> tuple[str, ...]:
-    if not isinstance(options or [], list) or not all(isinstance(option, str) for option in options or ()):
+    if not isinstance(options or [], list | tuple) or not all(isinstance(option, str) for option in options or ()):
         _reject(sample_id, "bad_field", "field 'options' must be a list of texts such as [\"A. red\", \"B. blue\"]")
     if problem_type == ProblemType.MULTIPLE_CHOICE and not options:
         _reject(sample_id, "no_options",
                 "a multiple choice record has no options; list them in 'options' or change problem_type")
-    return tuple(options or ())
+    return _shared(tuple(options or ()))
+
+
+@lru_cache(maxsize=64)
+def _shared(options: tuple[str, ...]) -> tuple[str, ...]:
+    """The first tuple that was equal: the hundreds of classes of a data set are held once, not with every sample."""
+    return options
 
 
 def _solution(sample_id: str, text: str) -> str:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from string import Formatter
 from types import MappingProxyType
@@ -28,6 +28,11 @@ INSTRUCTIONS: Mapping[ProblemType, str] = MappingProxyType({
 })
 """What the answer must look like, by problem type."""
 
+WHOLE_OPTION = "Please provide only the option, word for word, within the <answer> </answer> tags."
+"""The same for a multiple choice question whose options have no letters, such as the classes of a data set."""
+
+_LETTERED = re.compile(r"\(?[A-Za-z][.:)]\s")
+
 
 @dataclass(frozen=True, slots=True)
 class PromptTemplate:
@@ -48,9 +53,13 @@ class PromptTemplate:
         values = {
             "question": sample.problem,
             "options": "\n".join([*header, *sample.options]),
-            "instruction": self.instructions[sample.problem_type],
+            "instruction": self._instruction(sample),
         }
         return "\n".join(line.format_map(values) for line in self.text.split("\n") if not _is_empty(line, values))
+
+    def _instruction(self, sample: VideoSample) -> str:
+        by_words = sample.problem_type is ProblemType.MULTIPLE_CHOICE and not have_letters(sample.options)
+        return WHOLE_OPTION if by_words else self.instructions[sample.problem_type]
 
 
 TEMPLATES: Mapping[str, PromptTemplate] = MappingProxyType({
@@ -101,6 +110,18 @@ def ask_about(sample: VideoSample, text: str) -> list[dict[str, Any]]:
     """The same with a text of its own about the sample's video or image."""
     kind = str(sample.media_type)
     return [{"role": "user", "content": [{"type": kind, kind: sample.media}, {"type": "text", "text": text}]}]
+
+
+def letter_options(options: Sequence[str]) -> tuple[str, ...]:
+    """``("blue", "white")`` as ``("A. blue", "B. white")``; options that all have letters stay as they are."""
+    if have_letters(options):
+        return tuple(options)
+    return tuple(f"{chr(ord('A') + i)}. {option}" for i, option in enumerate(options))
+
+
+def have_letters(options: Sequence[str]) -> bool:
+    """Whether all options begin as in ``A. blue``, ``(A) blue`` or ``A: blue``."""
+    return all(_LETTERED.match(f"{option} ") for option in options)
 
 
 def extract_answer(text: str) -> str | None:

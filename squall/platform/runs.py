@@ -12,7 +12,7 @@ import shutil
 import socket
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -270,11 +270,11 @@ def to_json(value: Any, *, indent: int | None = None) -> str:
     return json.dumps(_plain(value), ensure_ascii=False, indent=indent, allow_nan=False)
 
 
-def write_text(path: Path, text: str) -> None:
-    """Replace a file in one piece: a reader sees the old text or the new text, never a part."""
+def write_text(path: Path, text: str | Iterable[str]) -> None:
+    """Replace a file in one piece: a reader sees the old text or the new text, never a part. `text` may come in parts."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}")
     with temporary.open("w", encoding="utf-8") as file:
-        file.write(text)
+        file.writelines([text] if isinstance(text, str) else text)
         file.flush()
         os.fsync(file.fileno())
     temporary.replace(path)

@@ -24,6 +24,7 @@ from squall.platform.records import Clip, MediaType, make_clip
 
 MAX_ASPECT_RATIO = 200
 """Qwen's processors refuse longer frames."""
+VIDEO_SUFFIXES = frozenset((".avi", ".flv", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".ogv", ".ts", ".webm", ".wmv"))
 IMAGE_FPS = 1.0
 CACHE_FORMAT = "squall-clip-1"
 

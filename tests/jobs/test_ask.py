@@ -17,14 +17,14 @@ from squall.jobs import ask as ask_job
 from squall.jobs import question as question_job
 from squall.jobs.arguments import name_arguments, split_arguments
 from squall.jobs.ask import AskConfig, View, ask, to_asked
-from squall.jobs.question import check_solution, choose_engine, letter_options, prepare
+from squall.jobs.question import check_solution, choose_engine, prepare
 from squall.jobs.registry import find_job
 from squall.platform.config import load_config
 from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
 from squall.platform.errors import ConfigError, SquallError
 from squall.platform.manifest import load_manifest
 from squall.platform.models import EMBEDDED_POLICY
-from squall.platform.prompts import prompt_template
+from squall.platform.prompts import letter_options, prompt_template
 from squall.platform.records import (
     Branch,
     MediaType,
