@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from squall.platform.prompts import extract_answer
+from squall.platform.prompts import extract_answer, extract_think
 from squall.platform.records import VideoSample
 from squall.platform.report.images import Animation, animate
 
@@ -85,6 +85,28 @@ class TrainingExample:
     answers: tuple[TrainingAnswer, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class WorstCase:
+    """A question that is answered right about the clean clip and wrong about the corrupted one."""
+
+    model: str
+    """Label of the model that answered."""
+    sample: VideoSample
+    corruption: str
+    """Kind, such as ``rain``."""
+    severity: float
+    """In [0, 1]."""
+    clips: ClipPair
+    clean: ExampleAnswer
+    corrupted: ExampleAnswer
+    confidence: float | None
+    """Of the clean answer, in [0, 1]; None where it is not known."""
+    failed: int
+    """Kinds under which it is wrong at some severity."""
+    asked: int
+    """Kinds under which it was asked."""
+
+
 def held_out_card(example: ExampleClip) -> dict[str, Any]:
     """What the template draws of a held-out question."""
     return _card(example) | {"answers": [
@@ -97,6 +119,12 @@ def training_card(example: TrainingExample) -> dict[str, Any]:
     branches = dict.fromkeys(answer.branch for answer in example.answers)
     return _card(example) | {"step": example.step, "reward": example.reward, "branches": [
         (branch, _tally([answer for answer in example.answers if answer.branch == branch])) for branch in branches]}
+
+
+def worst_case_card(example: WorstCase) -> dict[str, Any]:
+    """What the template draws of a worst case."""
+    return _card(example) | {"case": example, "answers": [
+        (name, answer, extract_think(answer.text)) for name, answer in (("clean", example.clean), ("corrupted", example.corrupted))]}
 
 
 def _tally(answers: Sequence[TrainingAnswer]) -> list[dict[str, Any]]:
@@ -114,7 +142,7 @@ def _shortened(text: str, length: int = 60) -> str:
     return flat if len(flat) <= length else flat[:length - 1] + "…"
 
 
-def _card(example: ExampleClip | TrainingExample) -> dict[str, Any]:
+def _card(example: ExampleClip | TrainingExample | WorstCase) -> dict[str, Any]:
     pair = example.clips
     clips: list[tuple[str, str, Animation]] = []
     if pair.clean is not None:
