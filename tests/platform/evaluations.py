@@ -47,8 +47,8 @@ def estimate(values: np.ndarray) -> Estimate:
 def simulate(seed: int, skill: float) -> dict[str, np.ndarray]:
     """Scores (QUESTIONS,) of 0 or 1 by condition; harder kinds and higher severities are answered worse."""
     rng = np.random.default_rng(7)
-    ease, hardness = rng.normal(skill, 1.4, QUESTIONS), {kind: rng.uniform(0.2, 3.4) for kinds in FAMILIES.values()
-                                                         for kind in kinds}
+    ease = rng.normal(skill, 1.4, QUESTIONS)
+    hardness = {kind: rng.uniform(0.2, 3.4) for kinds in FAMILIES.values() for kind in kinds}
     own = np.random.default_rng(seed)
     scores = {"clean": ease + own.normal(0, 0.4, QUESTIONS) > 0}
     for kind, weight in hardness.items():
@@ -68,7 +68,8 @@ def make_card(name: str = "baseline", seed: int = 1, skill: float = 1.0, **chang
     worst = min(kinds, key=lambda kind: np.mean(of_kind[kind]))
     values = {
         "name": name,
-        "model": {"label": f"tiny-policy {name}", "kind": "vllm", "path": f"runs/{name}/checkpoints/step-300", "hash": "9f2c17e0"},
+        "model": {"label": f"tiny-policy {name}", "kind": "vllm", "path": f"runs/{name}/checkpoints/step-300",
+                  "hash": "9f2c17e0"},
         "data": {"manifest": "test.jsonl", "hash": "5d41402abc4b2a76", "questions": QUESTIONS, "videos": 100,
                  "rejected": {"not_json": 2}},
         "asked": {"kinds": kinds, "severities": list(SEVERITIES), "calibration": 1, "seed": 0,
@@ -79,7 +80,8 @@ def make_card(name: str = "baseline", seed: int = 1, skill: float = 1.0, **chang
         "conditions": conditions(scores, clean),
         "by_kind": [group(kind, clean, of_kind[kind]) for kind in kinds],
         "by_family": [group(family, clean, own) for family, own in of_family.items()],
-        "by_severity": [group(f"{severity:g}", clean, [own[i] for own in of_kind.values()]) for i, severity in enumerate(SEVERITIES)],
+        "by_severity": [group(f"{severity:g}", clean, [own[i] for own in of_kind.values()])
+                        for i, severity in enumerate(SEVERITIES)],
         "by_question_type": [group(kind, clean[i::3], [score[i::3] for name, score in scores.items() if name != "clean"])
                              for i, kind in enumerate(("colour", "count", "camera"))],
         "curves": [CurvePoint(family=family, severity=severity,
@@ -109,7 +111,8 @@ def conditions(scores: Mapping[str, np.ndarray], clean: np.ndarray) -> list[Cond
         lost, won = int(((clean == 1) & (score == 0)).sum()), int(((clean == 0) & (score == 1)).sum())
         p = 2 * NormalDist().cdf(-abs(lost - won) / max(1.0, (lost + won) ** 0.5)) if severity else None
         results.append(ConditionResult(
-            condition=name, kind=kind if severity else None, family=family_of.get(kind), severity=float(severity) if severity else None,
+            condition=name, kind=kind if severity else None, family=family_of.get(kind),
+            severity=float(severity) if severity else None,
             accuracy=estimate(score), change=estimate(score - clean), flip_rate=estimate(1 - score[clean == 1]),
             consistency=estimate((score == clean).astype(float)), p_value=p, p_holm=None if p is None else min(1.0, 40 * p)))
     return results
@@ -130,8 +133,9 @@ def summary(scores: Mapping[str, np.ndarray], clean: np.ndarray, corrupted: np.n
 
 
 def calibration(score: np.ndarray, gap: float) -> Calibration:
-    bins = [CalibrationBin(low=i / 10, high=(i + 1) / 10, n=0 if i < 2 else 4 * i * i, confidence=None if i < 2 else i / 10 + 0.06,
-                           accuracy=None if i < 2 else max(0.0, i / 10 + 0.05 - gap * i / 8)) for i in range(10)]
+    empty = [CalibrationBin(low=i / 10, high=(i + 1) / 10, n=0, confidence=None, accuracy=None) for i in range(2)]
+    bins = empty + [CalibrationBin(low=i / 10, high=(i + 1) / 10, n=4 * i * i, confidence=i / 10 + 0.06,
+                                   accuracy=max(0.0, i / 10 + 0.05 - gap * i / 8)) for i in range(2, 10)]
     return Calibration(ece=Estimate(value=gap / 2, low=gap / 2 - 0.021, high=gap / 2 + 0.021, n=QUESTIONS),
                        brier=Estimate(value=0.181, low=0.162, high=0.203, n=QUESTIONS), bins=bins, n=sum(b.n for b in bins))
 

@@ -2,92 +2,28 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from squall.platform.report.evaluation_charts import (
-    CLEAN,
-    COLOURS,
-    CORRUPTED,
-    kind_bars,
-    plain,
-    reliability,
-    severity_panels,
+from squall.platform.report.evaluation_charts import CLEAN, COLOURS, CORRUPTED, kind_bars, plain, reliability, severity_panels
+from squall.platform.report.evaluation_tables import (
+    MAIN,
+    asked_rows,
+    comparison_table,
+    condition_rows,
+    figures,
+    group_table,
+    losses,
+    rows_of,
 )
 from squall.platform.report.examples import WorstCase, worst_case_card
-from squall.platform.report.losses import REASONS
-from squall.platform.report.page import Effect, EffectTable, effect_table, signed, template_environment
+from squall.platform.report.page import signed, template_environment
 from squall.platform.report_card import CLEAN as CLEAN_CONDITION
-from squall.platform.report_card import ComparisonCard, ConditionResult, Contrast, Estimate, Group, ReportCard
+from squall.platform.report_card import ComparisonCard, Estimate, ReportCard
 from squall.platform.runs import write_text
 
-FIGURES = (
-    ("clean", "Clean accuracy", "on the clips as they are"),
-    ("mpc", "Mean under corruption (mPC)", "over severities, then over kinds"),
-    ("rpc", "Relative to clean (rPC)", "mPC / clean"),
-    ("worst", "Worst kind", "mean over its severities"),
-    ("relative_robustness", "Relative robustness", "1 − (clean − mPC) / clean"),
-    ("absolute_robustness", "Absolute robustness", "1 − (clean − mPC)"),
-    ("pvr_drop", "PVRBench drop", "(clean − mean of families) / clean; lower is sturdier"),
-    ("flip_rate", "Flips", "right when clean, wrong when corrupted; lower is sturdier"),
-    ("consistency", "Consistency", "the answer means the same as the clean one"),
-    ("top5_clean", "Clean, among the five likeliest", ""),
-    ("top5_corrupted", "Corrupted, among the five likeliest", ""),
-)
-"""Of `Summary`: field, name, and what it is."""
-LISTED = 6
-"""Conditions that are named where a loss met many."""
-SMALL_P = 0.05
-MAIN = {"clean": "Clean accuracy", "mpc": "Mean under corruption (mPC)"}
-"""Contrasts that the headline tells, and what it calls them."""
-
-
-@dataclass(frozen=True, slots=True)
-class Figure:
-    """One figure of every card, in fractions."""
-
-    name: str
-    meaning: str
-    measured: tuple[Estimate | None, ...]
-    reported: tuple[float | None, ...]
-
-    @property
-    def reported_apart(self) -> bool:
-        """Whether the cards were given different ones."""
-        return len(set(self.reported)) > 1
-
-
-@dataclass(frozen=True, slots=True)
-class LossRow:
-    """Questions that were lost for one reason."""
-
-    reason: str
-    meaning: str
-    message: str
-    """The first one's."""
-    count: int
-    conditions: str
-
-
-@dataclass(frozen=True, slots=True)
-class ContrastTable:
-    """One comparison on one axis. An effect is None where a contrast has no interval."""
-
-    card: ComparisonCard
-    main: tuple[tuple[Contrast, Effect | None], ...]
-    conditions: tuple[tuple[Contrast, Effect | None], ...]
-    axis: EffectTable | None
-
-    @property
-    def tested(self) -> int:
-        return sum(contrast.p_holm is not None for contrast, _ in self.conditions)
-
-    @property
-    def differing(self) -> int:
-        return sum(contrast.p_holm is not None and contrast.p_holm < SMALL_P for contrast, _ in self.conditions)
+GROUPINGS = (("By family", "by_family"), ("By severity", "by_severity"), ("By question type", "by_question_type"))
 
 
 def write_evaluation_report(
@@ -108,20 +44,32 @@ def write_evaluation_report(
     """
     environment = template_environment()
     environment.filters |= {"percent": percent, "bounds": bounds, "points": points, "p": p_text, "plain": plain}
-    tables = [comparison_table(card) for card in comparisons]
+    names, contrasts = labels(cards), [comparison_table(card) for card in comparisons]
+    groups = [group_table(heading, [getattr(card, field) for card in cards]) for heading, field in GROUPINGS]
     page = environment.get_template("evaluation.html.jinja").render(
-        cards=cards, labels=labels(cards), named=list(zip(labels(cards), cards, strict=True)), colours=[COLOURS[i % len(COLOURS)] for i in range(len(cards))],
-        comparisons=tables, verdicts=[(table.card, contrast, effect) for table in tables for contrast, effect in table.main if effect],
+        cards=cards,
+        labels=names,
+        named=list(zip(names, cards, strict=True)),
+        colours=[COLOURS[number % len(COLOURS)] for number in range(len(cards))],
+        warnings=warnings(cards, comparisons),
+        verdicts=[(table.card, contrast, effect) for table in contrasts for contrast, effect in table.main if effect],
         main_names=MAIN,
-        warnings=warnings(cards, comparisons), figures=figures(cards), panels=severity_panels(cards), bars=kind_bars(cards),
-        groups=[table for table in (group_table(heading, [getattr(card, field) for card in cards]) for heading, field in
-                                    (("By family", "by_family"), ("By severity", "by_severity"),
-                                     ("By question type", "by_question_type"))) if table],
-        conditions=condition_rows(cards), corrected=sum(r.p_holm is not None for c in cards for r in c.conditions),
-        calibration=calibration_panels(cards), examples=[worst_case_card(example) for example in examples],
-        losses=[losses(card) for card in cards], asked=asked_rows(cards),
-        provenance=rows_of([card.provenance for card in cards]), notes=list(dict.fromkeys(n for c in cards for n in c.notes)),
-        command=command, clean_condition=CLEAN_CONDITION)
+        figures=figures(cards),
+        panels=severity_panels(cards),
+        bars=kind_bars(cards),
+        comparisons=contrasts,
+        groups=[group for group in groups if group],
+        examples=[worst_case_card(example) for example in examples],
+        calibration=calibration_panels(cards),
+        conditions=condition_rows(cards),
+        clean_condition=CLEAN_CONDITION,
+        corrected=sum(result.p_holm is not None for result in cards[0].conditions),
+        losses=[losses(card) for card in cards],
+        notes=list(dict.fromkeys(note for card in cards for note in card.notes)),
+        asked=asked_rows(cards),
+        provenance=rows_of([card.provenance for card in cards]),
+        command=command,
+    )
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page)
     return path
@@ -161,85 +109,9 @@ def warnings(cards: Sequence[ReportCard], comparisons: Sequence[ComparisonCard])
     found = [(name, card.unreliable) for name, card in zip(labels(cards), cards, strict=True)]
     found += [(f"{card.second} against {card.first}", card.unreliable) for card in comparisons]
     if len({str(card.data.get("hash")) for card in cards}) > 1:
-        found.append(("All runs together", ("they answered different questions, or the same ones about other files (the data "
-                                            "hashes differ): compare figures only where a contrast pairs them",)))
+        found.append(("All runs together", ("They answered different questions, or the same ones about other files (the data "
+                                            "hashes differ): compare figures only where a contrast pairs them.",)))
     return [(name, reasons) for name, reasons in found if reasons]
-
-
-def figures(cards: Sequence[ReportCard]) -> list[Figure]:
-    """The summary's figures, then those that somebody reported for something else that was measured, or was not."""
-    rows = []
-    for field, name, meaning in FIGURES:
-        measured = tuple(getattr(card.summary, field) for card in cards)
-        reported = tuple(card.reported.get(field) for card in cards)
-        if any(value is not None for value in (*measured, *reported)):
-            kinds = " / ".join(plain(card.summary.worst_kind) for card in cards if card.summary.worst_kind)
-            rows.append(Figure(f"{name}: {kinds}" if field == "worst" and kinds else name, meaning, measured, reported))
-    known = {field for field, _, _ in FIGURES}
-    others = dict.fromkeys(name for card in cards for name in card.reported if name not in known)
-    return rows + [Figure(plain(name), "", tuple(_measured(card, name) for card in cards),
-                          tuple(card.reported.get(name) for card in cards)) for name in others]
-
-
-def _measured(card: ReportCard, name: str) -> Estimate | None:
-    """What the card says of a condition, kind, family or severity of that name."""
-    for group in (*card.by_kind, *card.by_family, *card.by_severity):
-        if group.name == name:
-            return group.corrupted
-    return next((result.accuracy for result in card.conditions if result.condition == name), None)
-
-
-@dataclass(frozen=True, slots=True)
-class GroupTable:
-    """Groups with clean and corrupted accuracy: changes on an axis for one card, columns for several."""
-
-    heading: str
-    effects: EffectTable | None
-    rows: tuple[tuple[str, tuple[Group | None, ...]], ...]
-
-
-def group_table(heading: str, groups: Sequence[Sequence[Group]]) -> GroupTable | None:
-    """The table of one grouping for every card; None without a group."""
-    names = dict.fromkeys(group.name for own in groups for group in own)
-    rows = tuple((plain(name), tuple(next((g for g in own if g.name == name), None) for own in groups)) for name in names)
-    if not rows:
-        return None
-    single = [(name, own[0]) for name, own in rows if own[0] is not None]
-    drawn = len(groups) == 1 and all(_defined(group.clean, group.corrupted) and _has_interval(group.change) for _, group in single)
-    effects = [Effect(name, "corrupted", group.change.n, 100 * group.clean.value, 100 * group.corrupted.value,
-                      100 * group.change.value, 100 * group.change.low, 100 * group.change.high)
-               for name, group in single] if drawn else []
-    return GroupTable(heading, effect_table(heading, effects) if effects else None, rows)
-
-
-def _defined(*estimates: Estimate) -> bool:
-    return all(estimate.value is not None for estimate in estimates)
-
-
-def _has_interval(estimate: Estimate) -> bool:
-    return estimate.value is not None and estimate.low is not None and estimate.high is not None
-
-
-def condition_rows(cards: Sequence[ReportCard]) -> list[tuple[ConditionResult, tuple[ConditionResult | None, ...]]]:
-    """Every condition with its result on each card."""
-    known = [{result.condition: result for result in card.conditions} for card in cards]
-    names = dict.fromkeys(name for results in known for name in results)
-    rows = [(name, tuple(results.get(name) for results in known)) for name in names]
-    return [(next(result for result in results if result is not None), results) for _, results in rows]
-
-
-def comparison_table(card: ComparisonCard) -> ContrastTable:
-    """The contrasts with their places on one axis."""
-    rows = [(contrast, _contrast_effect(contrast)) for contrast in card.contrasts]
-    drawn = [effect for _, effect in rows if effect is not None]
-    return ContrastTable(card, tuple(row for row in rows if row[0].name in MAIN),
-                         tuple(row for row in rows if row[0].name not in MAIN), effect_table("", drawn) if drawn else None)
-
-
-def _contrast_effect(contrast: Contrast) -> Effect | None:
-    change = contrast.change
-    return Effect(plain(contrast.name), "corrupted", change.n, 100 * contrast.first, 100 * contrast.second, 100 * change.value,
-                  100 * change.low, 100 * change.high) if _has_interval(change) else None
 
 
 def calibration_panels(cards: Sequence[ReportCard]) -> list[dict[str, Any]]:
@@ -251,41 +123,3 @@ def calibration_panels(cards: Sequence[ReportCard]) -> list[dict[str, Any]]:
         if panel is not None:
             found.append({"panel": panel, "parts": [(label, colour, part) for label, colour, part in parts if part]})
     return found
-
-
-def losses(card: ReportCard) -> list[LossRow]:
-    """What was lost by reason, most first."""
-    rows = []
-    for reason, count in Counter(loss.reason for loss in card.lost).most_common():
-        own = [loss for loss in card.lost if loss.reason == reason]
-        conditions = Counter(loss.condition for loss in own).most_common()
-        named = ", ".join(f"{plain(name)} ({times})" for name, times in conditions[:LISTED])
-        more = f" and {len(conditions) - LISTED} more" if len(conditions) > LISTED else ""
-        message = f"{own[0].sample_id}: {own[0].message}"
-        rows.append(LossRow(plain(reason), REASONS.get(reason, ""), message, count, named + more))
-    return rows
-
-
-def asked_rows(cards: Sequence[ReportCard]) -> list[tuple[str, tuple[str, ...], bool]]:
-    """(key, value for each card, whether they differ): the model, the data, and how it was asked."""
-    return [row for part in ("model", "data", "asked")
-            for row in rows_of([{part: getattr(card, part)} for card in cards])]
-
-
-def rows_of(values: Sequence[Mapping[str, Any]]) -> list[tuple[str, tuple[str, ...], bool]]:
-    """Nested values with dotted keys, side by side."""
-    flat = [dict(_flatten(value)) for value in values]
-    keys = dict.fromkeys(key for one in flat for key in one)
-    rows = [(plain(key), tuple(one.get(key, "–") for one in flat)) for key in keys]
-    return [(key, texts, len(set(texts)) > 1) for key, texts in rows]
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> list[tuple[str, str]]:
-    rows: list[tuple[str, str]] = []
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            rows += _flatten(value, f"{prefix}{key} ")
-        elif value is not None:
-            text = ", ".join(map(str, value)) if isinstance(value, (list, tuple)) else str(value)
-            rows.append((f"{prefix}{key}", text))
-    return rows

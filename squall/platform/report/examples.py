@@ -13,6 +13,9 @@ from squall.platform.prompts import extract_answer, extract_think
 from squall.platform.records import VideoSample
 from squall.platform.report.images import Animation, animate
 
+MAX_OPTIONS = 12
+"""Of a worst case; where a classifier's labels are more, the right one alone is shown."""
+
 
 @dataclass(frozen=True, slots=True)
 class ClipPair:
@@ -123,8 +126,10 @@ def training_card(example: TrainingExample) -> dict[str, Any]:
 
 def worst_case_card(example: WorstCase) -> dict[str, Any]:
     """What the template draws of a worst case."""
-    return _card(example) | {"case": example, "answers": [
-        (name, answer, extract_think(answer.text)) for name, answer in (("clean", example.clean), ("corrupted", example.corrupted))]}
+    options = [] if len(example.sample.options) > MAX_OPTIONS else _card_options(example.sample)
+    said = (("clean", example.clean), ("corrupted", example.corrupted))
+    return _card(example) | {"case": example, "options": options,
+                             "answers": [(name, answer, extract_think(answer.text)) for name, answer in said]}
 
 
 def _tally(answers: Sequence[TrainingAnswer]) -> list[dict[str, Any]]:
@@ -152,7 +157,11 @@ def _card(example: ExampleClip | TrainingExample | WorstCase) -> dict[str, Any]:
         clips.append((caption, f"severity {example.severity:.2g}", animate(pair.corrupted, pair.fps)))
     corruption = f"{example.corruption.replace('_', ' ')}, severity {example.severity:.2g}" if example.corruption else ""
     return {"sample": example.sample, "clips": clips, "problem": pair.problem, "corruption": corruption,
-            "options": [(option, is_solution(option, example.sample.solution)) for option in example.sample.options]}
+            "options": _card_options(example.sample)}
+
+
+def _card_options(sample: VideoSample) -> list[tuple[str, bool]]:
+    return [(option, is_solution(option, sample.solution)) for option in sample.options]
 
 
 def is_solution(option: str, solution: str) -> bool:
