@@ -186,8 +186,8 @@ def reliability(title: str, parts: Sequence[tuple[str, str, Calibration | None]]
         points = [(_square_x(one.confidence), _square_y(one.accuracy)) for one in bins]
         lines.append((f"{colour} mean", "M" + "L".join(f"{x:g} {y:g}" for x, y in points) if points else "", label))
         most = max((one.n for one in bins), default=1)
-        dots += [(colour, *point, round(max(2.5, MAX_RADIUS * (one.n / most) ** 0.5), 1), f"{label}: {one.n} answers, confidence "
-                  f"{_percent(one.confidence):.1f} %, right {_percent(one.accuracy):.1f} %")
+        dots += [(colour, *point, round(max(2.5, MAX_RADIUS * (one.n / most) ** 0.5), 1), f"{label}: {one.n} answers, sure "
+                  f"to {_percent(one.confidence):.1f} %, right in {_percent(one.accuracy):.1f} %")
                  for one, point in zip(bins, points, strict=True)]
     if not dots:
         return None

@@ -55,7 +55,7 @@ class LossRow:
     reason: str
     meaning: str
     message: str
-    """The first one's."""
+    """The first one's; empty for records of the manifest."""
     count: int
     conditions: str
 
@@ -152,7 +152,7 @@ def _contrast_effect(contrast: Contrast) -> Effect | None:
 
 
 def losses(card: ReportCard) -> list[LossRow]:
-    """What was lost by reason, most first."""
+    """What was lost by reason, most first, then the records that could not be read."""
     rows = []
     for reason, count in Counter(loss.reason for loss in card.lost).most_common():
         own = [loss for loss in card.lost if loss.reason == reason]
@@ -161,7 +161,8 @@ def losses(card: ReportCard) -> list[LossRow]:
         more = f" and {len(conditions) - LISTED} more" if len(conditions) > LISTED else ""
         message = f"{own[0].sample_id}: {own[0].message}"
         rows.append(LossRow(plain(reason), REASONS.get(reason, ""), message, count, named + more))
-    return rows
+    return rows + [LossRow(plain(reason), REASONS.get(reason, ""), "", count, "records of the manifest that were left out")
+                   for reason, count in (card.data.get("rejected") or {}).items()]
 
 
 def asked_rows(cards: Sequence[ReportCard]) -> list[tuple[str, tuple[str, ...], bool]]:
