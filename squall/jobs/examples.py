@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -11,7 +11,7 @@ from squall.algorithms.corruption import render_clip
 from squall.jobs.heldout import HeldOutAnswers
 from squall.platform.answers import Scoring
 from squall.platform.errors import SquallError
-from squall.platform.records import Branch, SampledGroup, ScoredGroup
+from squall.platform.records import Branch, CorruptionSpec, SampledGroup, ScoredGroup, VideoSample
 from squall.platform.report import ClipPair, ExampleAnswer, ExampleClip, TrainingAnswer, TrainingExample
 from squall.platform.store import RolloutStore
 from squall.platform.video import FrameSampling, load_clip
@@ -89,14 +89,22 @@ def _answers(scored: ScoredGroup, scoring: Scoring) -> tuple[TrainingAnswer, ...
 
 def render_pair(group: SampledGroup, sampling: FrameSampling) -> ClipPair:
     """The clean and the corrupted clip of a group, or the reason why they cannot be shown."""
-    sample, spec = group.sample, group.corruption
+    return render_clips(group.sample, group.corruption, group.clip_hashes, sampling)
+
+
+def render_clips(sample: VideoSample, spec: CorruptionSpec | None, seen: Mapping[Branch, str],
+                 sampling: FrameSampling) -> ClipPair:
+    """The sample's clip and what `spec` makes of it, or the reason why they cannot be shown.
+
+    Args:
+        seen: content hashes of what the model saw, which these clips are compared with.
+    """
     try:
         clip = load_clip(sample.media, sampling, sample_id=sample.id, media_type=sample.media_type)
         corrupted = None if spec is None else render_clip(clip, spec)
     except SquallError as error:
         return ClipPair(problem=f"The clips cannot be shown: {error}")
     shown = {Branch.CLEAN: clip, Branch.CORRUPTED: corrupted}
-    changed = any(shown.get(branch) is not None and shown[branch].content_hash != stored
-                  for branch, stored in group.clip_hashes.items())
+    changed = any(shown.get(branch) is not None and shown[branch].content_hash != stored for branch, stored in seen.items())
     problem = "The file or the packages changed since the run: these are not exactly the pixels that the model saw."
     return ClipPair(clip.frames, None if corrupted is None else corrupted.frames, clip.fps, problem if changed else "")

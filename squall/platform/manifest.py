@@ -203,7 +203,7 @@ def parse_record(record: Any, fallback_id: str, root: Path) -> VideoSample:
     return VideoSample(
         id=sample_id,
         media_type=MediaType(_one_of(sample_id, "data_type", record["data_type"], MediaType)),
-        media=_media_path(sample_id, record["path"], root),
+        media=resolve_media(sample_id, record["path"], root),
         problem=record["problem"],
         problem_type=ProblemType(problem_type),
         options=_options(sample_id, record.get("options"), problem_type),
@@ -253,8 +253,14 @@ def _process(sample_id: str, text: Any) -> str | None:
     return trace
 
 
-def _media_path(sample_id: str, text: str, root: Path) -> str:
-    """Resolve without following links, so that a folder of links to media elsewhere can be used."""
+def resolve_media(sample_id: str, text: str, root: Path) -> str:
+    """The file that a manifest's ``path`` names, from its folder `root` (absolute).
+
+    Links are not followed, so that a folder of links to media elsewhere can be used.
+
+    Raises:
+        DataError: not a file on this machine, or a relative path that leaves the folder.
+    """
     uri = urlsplit(text) if "://" in text else None
     if uri and (uri.scheme != "file" or uri.netloc not in ("", "localhost")):
         _reject(sample_id, "unknown_uri", f"cannot read '{text}'; allowed: a path or a file:/// URI on this machine")

@@ -87,6 +87,14 @@ class Group(Config):
     change: Estimate
 
 
+class CurvePoint(Config):
+    """Accuracy under a family at one severity: the mean over its kinds, each of which counts the same."""
+
+    family: str
+    severity: float
+    accuracy: Estimate
+
+
 class CalibrationBin(Config):
     """Answers whose confidence lies in [low, high)."""
 
@@ -194,6 +202,8 @@ class ReportCard(Config):
     by_family: tuple[Group, ...]
     by_severity: tuple[Group, ...]
     by_question_type: tuple[Group, ...]
+    curves: tuple[CurvePoint, ...] = ()
+    """A family's severities in rising order, as severity curves show them."""
     calibration_clean: Calibration | None = None
     calibration_corrupted: Calibration | None = None
     reasoning: Reasoning | None = None

@@ -98,11 +98,11 @@ def line_chart(
     for column, (_, label, colour) in zip(columns, series, strict=True):
         means = running_mean(column, max(1, len(column) // 20))
         if means != column:
-            lines.append((colour, "raw", _path(xs, column, low, high)))
-        lines.append((colour, "mean", _path(xs, means, low, high)))
+            lines.append((colour, "raw", line_path(xs, column, low, high)))
+        lines.append((colour, "mean", line_path(xs, means, low, high)))
         legend.append(Legend(label, colour, number_text(_last(means), ticks, extra=1)))
     pointer = _pointer(xs, steps, columns, ticks)
-    return Chart(section, title, note, tuple(lines), (), _y_ticks(ticks), _x_ticks(steps), tuple(legend), pointer)
+    return Chart(section, title, note, tuple(lines), (), y_tick_texts(ticks), _x_ticks(steps), tuple(legend), pointer)
 
 
 def stacked_chart(
@@ -118,7 +118,7 @@ def stacked_chart(
     bars, base = [], [0.0] * len(steps)
     for number, (name, column) in enumerate(zip(names, columns, strict=True)):
         for position, value in enumerate(column):
-            bottom, top = _y(base[position], low, high), _y(base[position] + value, low, high)
+            bottom, top = y_place(base[position], low, high), y_place(base[position] + value, low, high)
             text = f"step {steps[position]}: {_phase(name)} {value:.2f} s"
             bars.append((f"p{number % 6}", round(xs[position] - 0.42 * pitch, 2), round(top, 2), round(0.84 * pitch, 2),
                          round(bottom - top, 2), text))
@@ -127,7 +127,7 @@ def stacked_chart(
                    for number, (name, column) in enumerate(zip(names, columns, strict=True)))
     x_ticks = tuple((xs[position], str(steps[position])) for position in sorted({0, len(xs) // 2, len(xs) - 1}))
     pointer = _pointer(xs, steps, columns, ticks)
-    return Chart(section, title, note, (), tuple(bars), _y_ticks(ticks), x_ticks, legend, pointer)
+    return Chart(section, title, note, (), tuple(bars), y_tick_texts(ticks), x_ticks, legend, pointer)
 
 
 def running_mean(values: Values, reach: int) -> Values:
@@ -195,23 +195,26 @@ def _x_positions(steps: Sequence[int]) -> list[float]:
     return [round(LEFT + (RIGHT - LEFT) * (step - min(steps)) / span, 2) for step in steps]
 
 
-def _y(value: float, low: float, high: float) -> float:
+def y_place(value: float, low: float, high: float) -> float:
+    """Where a value stands between the ends of the axis."""
     return BOTTOM - (BOTTOM - TOP) * (value - low) / (high - low)
 
 
-def _path(xs: Sequence[float], values: Values, low: float, high: float) -> str:
+def line_path(xs: Sequence[float], values: Values, low: float, high: float) -> str:
+    """Path data through the values; a gap where one is missing."""
     parts, pen = [], "M"
     for x, value in zip(xs, values, strict=True):
         if value is None:
             pen = "M"
             continue
-        parts.append(f"{pen}{x:g} {_y(value, low, high):.1f}")
+        parts.append(f"{pen}{x:g} {y_place(value, low, high):.1f}")
         pen = "L"
     return "".join(parts)
 
 
-def _y_ticks(ticks: Sequence[float]) -> tuple[tuple[float, str], ...]:
-    return tuple((round(_y(tick, ticks[0], ticks[-1]), 2), number_text(tick, ticks)) for tick in ticks)
+def y_tick_texts(ticks: Sequence[float]) -> tuple[tuple[float, str], ...]:
+    """(y, text) of each tick."""
+    return tuple((round(y_place(tick, ticks[0], ticks[-1]), 2), number_text(tick, ticks)) for tick in ticks)
 
 
 def _x_ticks(steps: Sequence[int]) -> tuple[tuple[float, str], ...]:

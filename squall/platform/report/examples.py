@@ -9,9 +9,12 @@ from typing import Any
 
 import numpy as np
 
-from squall.platform.prompts import extract_answer
+from squall.platform.prompts import extract_answer, extract_think
 from squall.platform.records import VideoSample
 from squall.platform.report.images import Animation, animate
+
+MAX_OPTIONS = 12
+"""Of a worst case; where a classifier's labels are more, the right one alone is shown."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -85,6 +88,28 @@ class TrainingExample:
     answers: tuple[TrainingAnswer, ...]
 
 
+@dataclass(frozen=True, slots=True)
+class WorstCase:
+    """A question that is answered right about the clean clip and wrong about the corrupted one."""
+
+    model: str
+    """Label of the model that answered."""
+    sample: VideoSample
+    corruption: str
+    """Kind, such as ``rain``."""
+    severity: float
+    """In [0, 1]."""
+    clips: ClipPair
+    clean: ExampleAnswer
+    corrupted: ExampleAnswer
+    confidence: float | None
+    """Of the clean answer, in [0, 1]; None where it is not known."""
+    failed: int
+    """Kinds under which it is wrong at some severity."""
+    asked: int
+    """Kinds under which it was asked."""
+
+
 def held_out_card(example: ExampleClip) -> dict[str, Any]:
     """What the template draws of a held-out question."""
     return _card(example) | {"answers": [
@@ -97,6 +122,14 @@ def training_card(example: TrainingExample) -> dict[str, Any]:
     branches = dict.fromkeys(answer.branch for answer in example.answers)
     return _card(example) | {"step": example.step, "reward": example.reward, "branches": [
         (branch, _tally([answer for answer in example.answers if answer.branch == branch])) for branch in branches]}
+
+
+def worst_case_card(example: WorstCase) -> dict[str, Any]:
+    """What the template draws of a worst case."""
+    options = [] if len(example.sample.options) > MAX_OPTIONS else _card_options(example.sample)
+    said = (("clean", example.clean), ("corrupted", example.corrupted))
+    return _card(example) | {"case": example, "options": options,
+                             "answers": [(name, answer, extract_think(answer.text)) for name, answer in said]}
 
 
 def _tally(answers: Sequence[TrainingAnswer]) -> list[dict[str, Any]]:
@@ -114,7 +147,7 @@ def _shortened(text: str, length: int = 60) -> str:
     return flat if len(flat) <= length else flat[:length - 1] + "…"
 
 
-def _card(example: ExampleClip | TrainingExample) -> dict[str, Any]:
+def _card(example: ExampleClip | TrainingExample | WorstCase) -> dict[str, Any]:
     pair = example.clips
     clips: list[tuple[str, str, Animation]] = []
     if pair.clean is not None:
@@ -124,7 +157,11 @@ def _card(example: ExampleClip | TrainingExample) -> dict[str, Any]:
         clips.append((caption, f"severity {example.severity:.2g}", animate(pair.corrupted, pair.fps)))
     corruption = f"{example.corruption.replace('_', ' ')}, severity {example.severity:.2g}" if example.corruption else ""
     return {"sample": example.sample, "clips": clips, "problem": pair.problem, "corruption": corruption,
-            "options": [(option, is_solution(option, example.sample.solution)) for option in example.sample.options]}
+            "options": _card_options(example.sample)}
+
+
+def _card_options(sample: VideoSample) -> list[tuple[str, bool]]:
+    return [(option, is_solution(option, sample.solution)) for option in sample.options]
 
 
 def is_solution(option: str, solution: str) -> bool:

@@ -137,10 +137,11 @@ def _tables(results: Mapping[str, Any]) -> list[EffectTable]:
     types = [_effect(name, branch, branches[branch], branches.get("n")) for name, branches in by_type.items()
              for branch in ("clean", "corrupted") if branch in branches]
     tables = (("By corruption", kinds), ("By question type", types))
-    return [_effect_table(heading, effects) for heading, effects in tables if effects]
+    return [effect_table(heading, effects) for heading, effects in tables if effects]
 
 
-def _effect_table(heading: str, effects: Sequence[Effect]) -> EffectTable:
+def effect_table(heading: str, effects: Sequence[Effect]) -> EffectTable:
+    """The effects on an axis that holds all their intervals and zero."""
     low = min(0.0, *(effect.low for effect in effects))
     high = max(0.0, *(effect.high for effect in effects))
     margin = 0.06 * max(high - low, 1.0)
