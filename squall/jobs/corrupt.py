@@ -58,7 +58,7 @@ def corrupt_all(work: Work, folder: OutputFolder, workers: int, console: Console
     except KeyboardInterrupt:
         say(console, f"stopped: {counted(len(done), 'file')} of {len(work.tasks):,} are finished; go on with --resume")
         raise
-    failed = [(rejection.reason, rejection.message) for rejection in work.rejected] + lost
+    failed = [(rejection.reason, rejection.message) for rejection in work.rejected] + sorted(lost.values())
     if not done:
         raise DataError(f"{work.output}: no file could be made: {failed[0][1]}" + _more(len(failed) - 1), reason="no_clips")
     wall_s = time.monotonic() - started

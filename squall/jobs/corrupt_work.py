@@ -48,11 +48,11 @@ def writing(output: Path, config: WritingConfig) -> Iterator[tuple[OutputFolder,
 
 
 def work_through(work: Work, folder: OutputFolder, done: dict[int, FileOutcome], workers: int,
-                 console: Console) -> list[tuple[str, str]]:
-    """Run the tasks that are not in `done` and put them there. Returns (reason, message) of those that failed, sorted."""
+                 console: Console) -> dict[int, tuple[str, str]]:
+    """Run the tasks that are not in `done` and put them there. Returns (reason, message) of those that failed."""
     todo = {task.number: task for task in work.tasks if task.number not in done}
     weights = {number: _size(Path(task.source)) for number, task in todo.items()}
-    failed = []
+    failed = {}
     with WorkProgress("files", len(todo), sum(weights.values()), console=console) as progress:
         for outcome in corrupt_files(list(todo.values()), workers, lambda i, share: progress.running(i, share * weights[i])):
             if outcome.status == "full_disk":
@@ -62,12 +62,13 @@ def work_through(work: Work, folder: OutputFolder, done: dict[int, FileOutcome],
                 folder.record(work, outcome)
                 done[outcome.number] = outcome
             else:
-                failed.append((outcome.reason, outcome.message))
+                failed[outcome.number] = outcome.reason, outcome.message
             progress.advance(outcome.number, weights[outcome.number], frames=outcome.facts.get("frames", 0),
                              failed=outcome.status == "failed")
-    failed += [("worker_died", f"{task.source}: sample {task.sample_id}: every worker that took it died; see {folder.ray_log}")
-               for task in todo.values()]
-    return sorted(failed)
+    for number, task in todo.items():
+        failed[number] = ("worker_died", f"{task.source}: sample {task.sample_id}: every worker that took it died; see "
+                          f"{folder.ray_log}")
+    return failed
 
 
 def say_failures(folder: OutputFolder, failed: Sequence[tuple[str, str]], console: Console) -> None:
