@@ -158,8 +158,8 @@ def renew(record: Mapping[str, Any], sample_id: str, path: str, new: Mapping[str
 
 
 def command_line() -> str:
-    """What was typed."""
-    return shlex.join(["squall", *sys.argv[1:]])
+    """What was typed, but for going on."""
+    return shlex.join(["squall", *(word for word in sys.argv[1:] if word not in ("--resume", "resume=true"))])
 
 
 def try_spec(spec: CorruptionSpec) -> None:
