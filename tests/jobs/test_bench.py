@@ -241,11 +241,11 @@ def flip_byte(folder: Path) -> None:
     file.write_bytes(file.read_bytes()[:-1] + b"\7")
 
 
-def edit_row(key: str, value: Any) -> Callable[[Path], None]:
+def edit_row(key: str, value: Any, place: int = 0) -> Callable[[Path], None]:
     def edit(folder: Path) -> None:
-        first, *rest = rows(folder / "weather.jsonl")
-        lines = [first | {key: value}, *rest]
-        (folder / "weather.jsonl").write_text("".join(json.dumps(row) + "\n" for row in lines))
+        found = rows(folder / "weather.jsonl")
+        found[place][key] = value
+        (folder / "weather.jsonl").write_text("".join(json.dumps(row) + "\n" for row in found))
     return edit
 
 
@@ -263,6 +263,7 @@ def drop_row(folder: Path) -> None:
     (lambda folder: (folder / "blind.jsonl").unlink(), "missing: blind.jsonl"),
     (drop_row, "unpaired: question q1 is in clean.jsonl or blind.jsonl alone"),
     (edit_row("decoded_hash", "0" * 32), "weather.jsonl:2: ./weather/clips/a.mp4 has other hashes here than in a line before"),
+    (edit_row("decoded_hash", "0" * 32, 2), "decodes differently: weather/clips/b.mp4 has the right bytes, but other pixels"),
     (edit_row("path", "../../etc/passwd"), "weather.jsonl:1: path ../../etc/passwd leaves the folder"),
     (edit_row("sha256", None), "weather.jsonl:1: field sha256 is missing or not text"),
     (edit_row("corruption", "fog 0.2 seed=4"), "renders differently: weather/clips/a.mp4: fog 0.2 seed=4 of "),
