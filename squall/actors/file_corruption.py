@@ -7,7 +7,7 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -61,6 +61,8 @@ class FileTask:
     held_mib: int
     import_path: str
     """Folder that user kinds are imported from."""
+    decode_back: bool = False
+    """Decode the new file once more and hash what a reader of it sees."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +72,8 @@ class FileOutcome:
     number: int
     status: Status
     facts: dict[str, Any]
-    """Of the file: ``source_sha256, sha256, content_hash, bytes, fps, frames, width, height``; empty where there is none."""
+    """Of the file: ``source_sha256, sha256, content_hash, bytes, fps, frames, width, height`` and, where it was decoded back,
+    ``decoded_hash``; empty where there is none."""
     seconds: dict[str, float]
     """By stage: ``decode, corrupt, encode, hash``."""
     reason: str = ""
@@ -210,13 +213,43 @@ def _write(task: FileTask, watch: Stopwatch, on_share: OnShare) -> dict[str, Any
         facts = _write_video(task, spec, watch, on_share)
     with watch("hash"):
         own_hash = hash_file(output)
+        if task.decode_back:
+            facts["decoded_hash"] = decoded_hash(output, task.media_type, task.sample_id, task.threads)
     return {"source_sha256": source_hash, "sha256": own_hash, "bytes": output.stat().st_size, **facts}
+
+
+def decoded_hash(file: Path, media_type: str, sample_id: str, num_threads: int = 1) -> str:
+    """Content hash of all frames that a file decodes to, as they are (see `FrameHash`). Errors as in `VideoFile`."""
+    if media_type == MediaType.IMAGE:
+        return _hash_frames(IMAGE_FPS, [read_image(file, sample_id)[None]])
+    source = VideoFile(file, sample_id=sample_id, num_threads=num_threads)
+    return _hash_frames(source.fps, (chunk.frames for chunk in source.chunks()))
+
+
+def rendered_hash(task: FileTask) -> str:
+    """Content hash of the frames that a task would encode, without writing them.
+
+    Raises:
+        DataError, ConfigError: the source cannot be read, or its corruption not be rendered.
+    """
+    spec, watch = parse_spec(task.spec) if task.spec else None, Stopwatch()
+    if task.media_type == MediaType.IMAGE:
+        return _hash_frames(IMAGE_FPS, [_image_frames(task, spec, watch)])
+    stream = _stream(task, _source(task, watch), spec, watch)
+    return _hash_frames(stream.fps, (chunk.frames for chunk in stream.chunks()))
+
+
+def _hash_frames(fps: float, parts: Iterable[np.ndarray]) -> str:
+    digest = FrameHash(fps)
+    for frames in parts:
+        digest.update(frames)
+    return digest.hexdigest()
 
 
 def _write_video(task: FileTask, spec: CorruptionSpec | None, watch: Stopwatch, on_share: OnShare) -> dict[str, Any]:
     source = _source(task, watch)
     aspect, claimed, told = getattr(source, "pixel_aspect", None), getattr(source, "claimed_frames", 0), time.monotonic()
-    stream = corrupt_stream(source, spec, held_bytes=task.held_mib * 2**20, watch=watch) if spec else source
+    stream = _stream(task, source, spec, watch)
     with write_video(Path(task.output), stream.fps, clock_fps=source.fps, crf=task.crf, preset=task.preset,
                      num_threads=task.threads, pixel_aspect=aspect, watch=watch) as writer:
         for chunk in stream.chunks():
@@ -226,6 +259,10 @@ def _write_video(task: FileTask, spec: CorruptionSpec | None, watch: Stopwatch, 
                 on_share(min(writer.frames / claimed, 1.0))
     height, width = chunk.frames.shape[1:3]
     return {"content_hash": writer.content_hash, "fps": stream.fps, "frames": writer.frames, "width": width, "height": height}
+
+
+def _stream(task: FileTask, source: FrameSource, spec: CorruptionSpec | None, watch: Stopwatch) -> FrameSource:
+    return corrupt_stream(source, spec, held_bytes=task.held_mib * 2**20, watch=watch) if spec else source
 
 
 def _source(task: FileTask, watch: Stopwatch) -> FrameSource:
@@ -239,7 +276,18 @@ def _source(task: FileTask, watch: Stopwatch) -> FrameSource:
 
 def _write_image(task: FileTask, spec: CorruptionSpec | None, watch: Stopwatch) -> dict[str, Any]:
     """Images stay images: PNG, without loss."""
-    file, output = Path(task.source), Path(task.output)
+    frames = _image_frames(task, spec, watch)
+    with watch("encode"):
+        _, data = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(frames[0]), cv2.COLOR_RGB2BGR))
+        with replacing(Path(task.output)) as temporary:
+            temporary.write_bytes(data.tobytes())
+    height, width = frames.shape[1:3]
+    return {"content_hash": _hash_frames(IMAGE_FPS, [frames]), "fps": IMAGE_FPS, "frames": 1, "width": width,
+            "height": height}
+
+
+def _image_frames(task: FileTask, spec: CorruptionSpec | None, watch: Stopwatch) -> np.ndarray:
+    file = Path(task.source)
     if not file.is_file():
         fail(file, task.sample_id, "missing_media", "the image does not exist; check its path")
     with watch("decode"):
@@ -249,12 +297,4 @@ def _write_image(task: FileTask, spec: CorruptionSpec | None, watch: Stopwatch) 
             sampling = FrameSampling(**task.frames)
             frames = load_clip(file, sampling, sample_id=task.sample_id, media_type=MediaType.IMAGE).frames
     with watch("corrupt"):
-        frames = render(frames, spec, fps=IMAGE_FPS) if spec else frames
-    with watch("encode"):
-        _, data = cv2.imencode(".png", cv2.cvtColor(np.ascontiguousarray(frames[0]), cv2.COLOR_RGB2BGR))
-        with replacing(output) as temporary:
-            temporary.write_bytes(data.tobytes())
-    digest = FrameHash(IMAGE_FPS)
-    digest.update(frames)
-    height, width = frames.shape[1:3]
-    return {"content_hash": digest.hexdigest(), "fps": IMAGE_FPS, "frames": 1, "width": width, "height": height}
+        return render(frames, spec, fps=IMAGE_FPS) if spec else frames

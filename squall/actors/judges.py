@@ -1,4 +1,4 @@
-"""Judges: how alike two lines of reasoning are, and whether a clip shows enough to answer its question.
+"""Judges: how alike two lines of reasoning are, how good one is, and whether a clip shows enough to answer its question.
 
 Four kinds behind one interface: a rule, a sentence embedding, a local vLLM model, a chat endpoint. What a model replies
 is kept in a ledger and never asked for twice. What it does not reply is tried again, counted, and in the end an error:
@@ -38,8 +38,10 @@ from squall.algorithms.judging import (
     similarity_messages,
 )
 from squall.algorithms.reasoning import rule_similarity
+from squall.algorithms.rubrics import SCORES_PATTERN, parse_scores, rubric_messages
 from squall.platform.errors import ConfigError, DataError
 from squall.platform.records import Clip, SamplingSpec, VideoSample
+from squall.platform.rubric_labels import ReasoningTrace, RubricScores
 
 Pairs = Sequence[tuple[str, str]]
 Parsed = TypeVar("Parsed")
@@ -83,6 +85,15 @@ class Judge(ABC):
         """
         raise ConfigError(f"judge.kind = {self._config.kind} cannot look at clips; whether they can be answered is for kind "
                           "engine or endpoint")
+
+    def rubric_scores(self, trace: ReasoningTrace) -> RubricScores:
+        """The five scores of a trace (squall.algorithms.rubrics).
+
+        Raises:
+            JudgeError: the judge failed.
+            ConfigError: this kind cannot grade.
+        """
+        raise ConfigError(f"judge.kind = {self._config.kind} cannot grade reasoning; rubrics are for kind engine or endpoint")
 
     def check(self) -> None:
         """Find out within seconds, before any training, whether the judge can judge. Raises ConfigError if not."""
@@ -155,6 +166,9 @@ class ModelJudge(Judge):
     def answerable(self, sample: VideoSample, clip: Clip) -> Verdict:
         messages = [{"role": "user", "content": answerable_question(sample)}]
         return self._ask(Question(messages, sample.id, ANSWERABLE_PATTERN, clip), "answerable", parse_answerable)
+
+    def rubric_scores(self, trace: ReasoningTrace) -> RubricScores:
+        return self._ask(Question(rubric_messages(trace), trace.sample_id, SCORES_PATTERN), "rubrics", parse_scores)
 
     def check(self) -> None:
         question = _similarity_question([_CHECK_PAIR], "check")

@@ -10,7 +10,7 @@ import json
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
 from squall.platform.records import VideoSample
 
@@ -78,9 +78,9 @@ def parse_similarities(reply: str, count: int) -> list[float]:
     Raises:
         UnreadableReply: no array or several, another number of scores, or another value.
     """
-    arrays = _arrays(_without_thought(reply))
+    arrays = json_values(without_thought(reply), "[")
     if len(arrays) != 1:
-        raise UnreadableReply(f"{_counted(len(arrays), 'JSON array')} in {_shown(reply)}, expected one")
+        raise UnreadableReply(f"{_counted(len(arrays), 'JSON array')} in {shown(reply)}, expected one")
     (scores,) = arrays
     if len(scores) != count:
         raise UnreadableReply(f"{_counted(len(scores), 'score')} for {_counted(count, 'pair')}")
@@ -101,13 +101,13 @@ def parse_answerable(reply: str) -> Verdict:
     Raises:
         UnreadableReply: YES and NO both or neither, or not exactly one number from 0 to 1.
     """
-    text = _without_thought(reply)
+    text = without_thought(reply)
     words = {word.upper() for word in re.findall(r"(?i)\b(?:yes|no)\b", text)}
     if len(words) != 1:
-        raise UnreadableReply(f"{'both YES and NO' if words else 'neither YES nor NO'} in {_shown(reply)}")
+        raise UnreadableReply(f"{'both YES and NO' if words else 'neither YES nor NO'} in {shown(reply)}")
     numbers = _NUMBER.findall(text)
     if len(numbers) != 1:
-        raise UnreadableReply(f"{_counted(len(numbers), 'number')} in {_shown(reply)}, expected one confidence")
+        raise UnreadableReply(f"{_counted(len(numbers), 'number')} in {shown(reply)}, expected one confidence")
     if numbers[0].endswith("%") or not 0 <= float(numbers[0]) <= 1:
         raise UnreadableReply(f"confidence {numbers[0]} is not from 0 to 1")
     return Verdict("YES" in words, float(numbers[0]))
@@ -120,7 +120,7 @@ def remind(messages: Sequence[dict[str, Any]], problem: str) -> list[dict[str, A
     return [*before, {**last, "content": f"{last['content']}\n\n{reminder}"}]
 
 
-def _without_thought(reply: str) -> str:
+def without_thought(reply: str) -> str:
     """What follows a reasoning model's thoughts, whose opening tag its chat template may have written."""
     text = _THOUGHT.sub("", reply)
     if "<think>" in text:
@@ -128,18 +128,18 @@ def _without_thought(reply: str) -> str:
     return text
 
 
-def _arrays(text: str) -> list[list[Any]]:
-    """The JSON arrays of a text that are not inside one another."""
-    found, decoder, position = [], json.JSONDecoder(), text.find("[")
+def json_values(text: str, opening: Literal["[", "{"], **options: Any) -> list[Any]:
+    """The JSON arrays or objects of a text that are not inside one another; `options` are those of `json.JSONDecoder`."""
+    found, decoder, position = [], json.JSONDecoder(**options), text.find(opening)
     while position >= 0:
         try:
-            array, end = decoder.raw_decode(text, position)
-            found.append(array)
+            value, end = decoder.raw_decode(text, position)
+            found.append(value)
         except RecursionError:
-            raise UnreadableReply(f"brackets nested too deeply in {_shown(text)}") from None
+            raise UnreadableReply(f"brackets nested too deeply in {shown(text)}") from None
         except ValueError:  # a bracket of prose
             end = position + 1
-        position = text.find("[", end)
+        position = text.find(opening, end)
     return found
 
 
@@ -147,6 +147,7 @@ def _counted(number: int, thing: str) -> str:
     return f"{number or 'no'} {thing}{'s' * (number > 1)}"
 
 
-def _shown(reply: str) -> str:
+def shown(reply: str) -> str:
+    """The beginning of a reply in quotes, on one line."""
     text = " ".join(reply.split())
     return f"'{text[:80]}{'...' * (len(text) > 80)}'" if text else "an empty reply"

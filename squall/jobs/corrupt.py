@@ -7,28 +7,24 @@ corruption, that Ray Data spreads over the cluster; a finished file is noted at 
 from __future__ import annotations
 
 import time
-from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path
 
 from rich.console import Console
 
-from squall.actors.cluster import Demand, ResourcePlan, set_threads, start_ray, stop_ray
-from squall.actors.file_corruption import FileOutcome, corrupt_file, corrupt_files
-from squall.actors.logs import messages_of_ray
+from squall.actors.cluster import set_threads
+from squall.actors.file_corruption import FileOutcome, corrupt_file
 from squall.algorithms.corruption.check import check_kind
 from squall.jobs.console import counted, print_checks, say
-from squall.jobs.corrupt_output import OutputFolder, check_output, corrupt_share, explain_full_disk, stage_seconds
-from squall.jobs.corrupt_plan import CorruptConfig, Work, command_line, plan_work
+from squall.jobs.corrupt_config import CorruptConfig
+from squall.jobs.corrupt_output import OutputFolder
+from squall.jobs.corrupt_plan import Work, command_line, plan_work
 from squall.jobs.corrupt_preview import write_preview
 from squall.jobs.corrupt_show import print_kinds
-from squall.platform.errors import FULL_DISK, DataError, SquallError
+from squall.jobs.corrupt_work import say_failures, stages_line, work_through, writing
+from squall.platform.errors import DataError, SquallError
 from squall.platform.work_progress import WorkProgress
 
 __all__ = ["CorruptConfig", "run"]
-
-SHOWN_FAILURES = 10
-"""On the terminal; summary.json has all."""
 
 
 def run(config: CorruptConfig) -> int:
@@ -41,22 +37,10 @@ def run(config: CorruptConfig) -> int:
     work = plan_work(config)
     if work.one_file:
         return corrupt_one(work, console)
-    check_output(work.output, config)
-    cluster = start_ray(config.ray_address)
-    try:
-        ResourcePlan((Demand("corruption worker", config.workers or 1, config.threads_per_clip),)).check(cluster)
-        workers = config.workers or max(1, int(cluster.cpus // config.threads_per_clip))
-        with OutputFolder.open(work.output, config) as folder, messages_of_ray(folder.note_ray):
-            failures = [] if config.preview_alone else corrupt_all(work, folder, workers, console)
-            if config.preview or config.preview_alone:
-                write_preview(work, config, workers, command_line(), console)
-    except OSError as error:
-        if error.errno not in FULL_DISK:
-            raise
-        raise SquallError(f"no room on the disk for {error.filename or work.output} ({error.strerror}); what was finished "
-                          "before is good. Make room, then go on with --resume") from error
-    finally:
-        stop_ray()
+    with writing(work.output, config) as (folder, workers):
+        failures = corrupt_all(work, folder, workers, console) if config.writes_files else []
+        if config.preview or not config.writes_files:
+            write_preview(work, config, workers, command_line(), console)
     return 1 if failures else 0
 
 
@@ -74,36 +58,13 @@ def corrupt_all(work: Work, folder: OutputFolder, workers: int, console: Console
     except KeyboardInterrupt:
         say(console, f"stopped: {counted(len(done), 'file')} of {len(work.tasks):,} are finished; go on with --resume")
         raise
-    failed = [(rejection.reason, rejection.message) for rejection in work.rejected] + lost
+    failed = [(rejection.reason, rejection.message) for rejection in work.rejected] + sorted(lost.values())
     if not done:
         raise DataError(f"{work.output}: no file could be made: {failed[0][1]}" + _more(len(failed) - 1), reason="no_clips")
     wall_s = time.monotonic() - started
     folder.finish(work, done, failed, wall_s, workers)
     report(folder, list(done.values()), failed, wall_s, console)
     return failed
-
-
-def work_through(work: Work, folder: OutputFolder, done: dict[int, FileOutcome], workers: int,
-                 console: Console) -> list[tuple[str, str]]:
-    """Run the tasks that are not in `done` and put them there. Returns (reason, message) of those that failed, sorted."""
-    todo = {task.number: task for task in work.tasks if task.number not in done}
-    weights = {number: _size(Path(task.source)) for number, task in todo.items()}
-    failed = []
-    with WorkProgress("files", len(todo), sum(weights.values()), console=console) as progress:
-        for outcome in corrupt_files(list(todo.values()), workers, lambda i, share: progress.running(i, share * weights[i])):
-            if outcome.status == "full_disk":
-                raise explain_full_disk(outcome.message, len(done), folder.path)
-            del todo[outcome.number]
-            if outcome.status == "done":
-                folder.record(work, outcome)
-                done[outcome.number] = outcome
-            else:
-                failed.append((outcome.reason, outcome.message))
-            progress.advance(outcome.number, weights[outcome.number], frames=outcome.facts.get("frames", 0),
-                             failed=outcome.status == "failed")
-    failed += [("worker_died", f"{task.source}: sample {task.sample_id}: every worker that took it died; see {folder.ray_log}")
-               for task in todo.values()]
-    return sorted(failed)
 
 
 def announce(work: Work, done: int, workers: int, console: Console) -> None:
@@ -116,23 +77,12 @@ def announce(work: Work, done: int, workers: int, console: Console) -> None:
 def report(folder: OutputFolder, done: Sequence[FileOutcome], failed: Sequence[tuple[str, str]], wall_s: float,
            console: Console) -> None:
     """What came of it."""
-    counts = Counter(message for _, message in failed)
-    for message, count in list(counts.items())[:SHOWN_FAILURES]:
-        say(console, f"not done{'' if count == 1 else f', {count:,} files'}: {message}")
-    if len(counts) > SHOWN_FAILURES:
-        say(console, f"and {len(counts) - SHOWN_FAILURES:,} more, listed in {folder.summary}")
+    say_failures(folder, failed, console)
     frames = sum(outcome.facts["frames"] for outcome in done)
     lost = f", {len(failed):,} could not be made" if failed else ""
     say(console, f"{counted(len(done), 'file')}, {counted(frames, 'frame')}{lost}; took {wall_s:.1f} s")
     say(console, stages_line(done))
     say(console, f"manifest: {folder.manifest}")
-
-
-def stages_line(done: Sequence[FileOutcome]) -> str:
-    """Where the time went, over all workers."""
-    seconds = stage_seconds(done)
-    return (f"decode {seconds['decode']:.1f} s, corrupt {seconds['corrupt']:.1f} s ({corrupt_share(seconds):.0%}), "
-            f"encode {seconds['encode']:.1f} s; hashes {seconds['hash']:.1f} s")
 
 
 def corrupt_one(work: Work, console: Console) -> int:
@@ -150,10 +100,6 @@ def corrupt_one(work: Work, console: Console) -> int:
     say(console, f"{task.output}: {counted(outcome.facts['frames'], 'frame')}, {task.spec or 'clean'}")
     say(console, stages_line([outcome]))
     return 0
-
-
-def _size(file: Path) -> float:
-    return float(file.stat().st_size) if file.is_file() else 0.0
 
 
 def _more(count: int) -> str:

@@ -1,4 +1,4 @@
-"""The folder that `squall corrupt` writes: claimed, begun or gone on with, and closed with its manifest and summary."""
+"""The folder that corrupted files are written to: claimed, begun or gone on with, and closed with its manifest and summary."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from typing import IO, Any
 import yaml
 
 from squall.actors.file_corruption import FileOutcome
-from squall.jobs.corrupt_plan import CorruptConfig, Work, make_record
+from squall.jobs.corrupt_config import WritingConfig
+from squall.jobs.corrupt_plan import Work, make_record
 from squall.platform.config import dump_yaml
 from squall.platform.errors import ConfigError, SquallError
 from squall.platform.manifest import write_manifest
 from squall.platform.runs import RunDirectory, append_line, read_lines, to_json, write_text
 from squall.platform.streaming import hash_file
 
-FREE = ("source", "output", "workers", "held_mib", "resume", "preview", "preview_only", "preview_clips", "list", "check",
-        "ray_address")
+FREE = ("source", "manifest", "output", "workers", "held_mib", "resume", "preview", "preview_only", "preview_clips", "list",
+        "check", "licence", "ray_address")
 """Keys that may differ when a run is gone on with; the clips themselves are compared by their bytes."""
 PREVIEW_FILES = ("preview.png", "gallery.html")
 _UNFINISHED = re.compile(r"\..+\.[0-9a-f]{8}")
@@ -57,7 +58,7 @@ class OutputFolder:
         return self.path / "ray.log"
 
     @classmethod
-    def open(cls, path: Path, config: CorruptConfig) -> OutputFolder:
+    def open(cls, path: Path, config: WritingConfig) -> OutputFolder:
         """Make the folder, or with `resume` take up what an equal configuration began. Errors as in `check_output`.
 
         Raises:
@@ -70,7 +71,7 @@ class OutputFolder:
             for leftover in path.rglob(".*"):
                 if leftover.is_file() and _UNFINISHED.fullmatch(leftover.name):
                     leftover.unlink(missing_ok=True)
-        elif not config.preview_alone:
+        elif config.writes_files:
             write_text(folder.config, dump_yaml(config))
         return folder
 
@@ -110,6 +111,11 @@ class OutputFolder:
                workers: int) -> dict[str, Any]:
         """Write the manifest, in the order of the tasks, and the summary; returns the summary."""
         write_manifest(self.manifest, (make_record(work, done[number]) for number in sorted(done)))
+        return self.summarise(done, failed, wall_s, workers)
+
+    def summarise(self, done: Mapping[int, FileOutcome], failed: Sequence[tuple[str, str]], wall_s: float,
+                  workers: int) -> dict[str, Any]:
+        """Write the summary, and return it."""
         seconds = stage_seconds(done.values())
         counts = Counter(failed)
         summary = {
@@ -136,7 +142,7 @@ def corrupt_share(seconds: Mapping[str, float]) -> float:
     return seconds["corrupt"] / whole if whole else 0.0
 
 
-def check_output(path: Path, config: CorruptConfig) -> None:
+def check_output(path: Path, config: WritingConfig) -> None:
     """Whether the folder can be written to.
 
     Raises:
@@ -153,7 +159,7 @@ def check_output(path: Path, config: CorruptConfig) -> None:
         return
     file = path / "config.yaml"
     if not file.is_file():
-        what = "was not begun by squall corrupt (it has no config.yaml)" if entries else "holds nothing to resume"
+        what = f"was not begun by {config.command} (it has no config.yaml)" if entries else "holds nothing to resume"
         raise ConfigError(f"{path}: {what}; leave --resume off to start in a new folder")
     stored = yaml.safe_load(file.read_text(encoding="utf-8"))
     now = yaml.safe_load(dump_yaml(config))

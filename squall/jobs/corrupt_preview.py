@@ -13,7 +13,8 @@ from rich.console import Console
 from squall.actors.excerpts import SECONDS, SIDE, Excerpt, ExcerptTask, make_excerpts
 from squall.algorithms.corruption import parse_spec
 from squall.jobs.console import counted, say
-from squall.jobs.corrupt_plan import CorruptConfig, Variant, Work
+from squall.jobs.corrupt_config import CorruptConfig
+from squall.jobs.corrupt_plan import Variant, Work
 from squall.jobs.corrupt_sources import Clip
 from squall.platform.errors import DataError
 from squall.platform.report.contact_sheet import SheetRow, write_contact_sheet

@@ -80,7 +80,7 @@ def _clips_of_folder(folder: Path, output: Path) -> tuple[list[Clip], list[Rejec
 def _plain_clip(path: Path, relative: str, taken: Counter[str]) -> Clip:
     media = MediaType.IMAGE if path.suffix.lower() in IMAGE_SUFFIXES else MediaType.VIDEO
     record = {"id": relative, "data_type": media.value}
-    return Clip(relative, Path(os.path.abspath(path)), media, _own_name(relative, media, relative, taken), record)
+    return Clip(relative, Path(os.path.abspath(path)), media, own_name(relative, media, relative, taken), record)
 
 
 def _clips_of_manifest(source: Path, media_root: Path | None) -> tuple[list[Clip], list[Rejection]]:
@@ -91,12 +91,12 @@ def _clips_of_manifest(source: Path, media_root: Path | None) -> tuple[list[Clip
     for line, sample in zip(manifest.lines, manifest.samples, strict=True):
         media = Path(sample.media)
         relative = media.relative_to(root) if media.is_relative_to(root) else Path(media.name)
-        name = _own_name(relative.as_posix(), sample.media_type, sample.id, taken)
+        name = own_name(relative.as_posix(), sample.media_type, sample.id, taken)
         clips.append(Clip(sample.id, media, sample.media_type, name, records[line]))
     return clips, list(manifest.rejected)
 
 
-def _own_name(relative: str, media: MediaType, clip_id: str, taken: Counter[str]) -> str:
+def own_name(relative: str, media: MediaType, clip_id: str, taken: Counter[str]) -> str:
     """The path with the suffix of what is written; with the id in it where another clip has that path."""
     suffix = ".png" if media is MediaType.IMAGE else ".mp4"
     stem = relative.removesuffix(Path(relative).suffix)

@@ -230,6 +230,24 @@ JOBS: tuple[Job, ...] = (
         config="DataImportConfig",
         arguments=("format", "source", "output"),
     ),
+    Job(
+        command=("bench", "build"),
+        summary="Build a benchmark of corrupted video from any manifest: clean, and one seeded corruption of each family",
+        example='squall bench build data/test.jsonl bench/ licence="CC-BY 3.0, name the authors"',
+        module="squall.jobs.bench",
+        config="BenchBuildConfig",
+        arguments=("manifest", "output"),
+        section="benchmarks",
+    ),
+    Job(
+        command=("bench", "verify"),
+        summary="Check a benchmark against its card: hashes, files, pairs, and pixels rendered again",
+        example="squall bench verify bench/ --render",
+        module="squall.jobs.bench_verify",
+        config="BenchVerifyConfig",
+        arguments=("output",),
+        section="benchmarks",
+    ),
 )
 
 

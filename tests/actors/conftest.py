@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -16,7 +16,7 @@ HANG_S = 3.0
 
 
 class ChatServer(ThreadingHTTPServer):
-    """Plays `script`, one entry a request, and then scores the pairs that it is asked about.
+    """Plays `script`, one entry a request, and then replies what `answer` makes of a question: scores of its pairs.
 
     An entry is the text of a reply, an HTTP status, ``(text, finish reason)``, the bytes of a whole body, or None to hang.
     A pair's score is the first character of its second text: "1 ..." scores 1, "h ..." scores 0.5, all others 0.
@@ -27,6 +27,7 @@ class ChatServer(ThreadingHTTPServer):
     def __init__(self) -> None:
         super().__init__(("127.0.0.1", 0), _Handler)
         self.script: list[Any] = []
+        self.answer: Callable[[str], str] = _scores
         self.bodies: list[dict[str, Any]] = []
         self.keys: list[str | None] = []
         self.turn = threading.Lock()
@@ -44,7 +45,8 @@ class _Handler(BaseHTTPRequestHandler):
         with self.server.turn:
             self.server.bodies.append(body)
             self.server.keys.append(self.headers["Authorization"])
-            entry = self.server.script.pop(0) if self.server.script else _scores(body["messages"][-1]["content"])
+            entry = self.server.script.pop(0) if self.server.script else self.server.answer(
+                body["messages"][-1]["content"])
         if entry is None:
             time.sleep(HANG_S)
         elif isinstance(entry, int):

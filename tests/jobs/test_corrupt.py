@@ -24,7 +24,8 @@ import squall
 from squall.algorithms.corruption import KINDS, frame_map, parse_spec, render
 from squall.jobs import corrupt
 from squall.jobs.arguments import load_job_config
-from squall.jobs.corrupt_plan import CorruptConfig, Work, plan_work
+from squall.jobs.corrupt_config import CorruptConfig
+from squall.jobs.corrupt_plan import Work, plan_work
 from squall.jobs.registry import find_job
 from squall.platform.errors import ConfigError, DataError, SquallError
 from squall.platform.manifest import load_manifest
