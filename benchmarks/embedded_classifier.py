@@ -23,7 +23,8 @@ import torch
 from torch.nn.functional import cross_entropy
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEImageProcessor
 
-from squall.platform.classifiers import ClassifierConfig, VideoClassifier, candidates, choose, open_classifier
+from squall.platform.class_list import candidates, choose
+from squall.platform.classifiers import ClassifierConfig, VideoClassifier, open_classifier
 from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
 from squall.platform.manifest import load_manifest
 from squall.platform.records import VideoSample

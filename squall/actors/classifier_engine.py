@@ -15,7 +15,8 @@ from squall.actors.cluster import set_threads
 from squall.actors.engine_config import EngineActorsConfig
 from squall.actors.logs import keep_log
 from squall.actors.rollout_engine import GenerateRequest
-from squall.platform.classifiers import ClassifierConfig, candidates, choose, open_classifier, try_classifier
+from squall.platform.class_list import candidates, choose
+from squall.platform.classifiers import ClassifierConfig, open_classifier, try_classifier
 from squall.platform.errors import DataError
 from squall.platform.records import Clip, Rollout
 

@@ -4,19 +4,17 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 import numpy as np
 from pydantic import Field, model_validator
 
+from squall.platform.class_list import class_indices, read_classes
 from squall.platform.config import Config
-from squall.platform.errors import ConfigError, DataError, nearest
+from squall.platform.errors import ConfigError, nearest
 from squall.platform.models import SUPPORTED as LANGUAGE_MODELS
-from squall.platform.records import VideoSample
 
 Clips = np.ndarray | Sequence[np.ndarray]
 """uint8 (B, T, H, W, 3) RGB, or B clips (T, H, W, 3) of different lengths and sizes."""
@@ -28,8 +26,6 @@ PUBLISHED_FRAMES: Mapping[str, int] = {
 }
 """torchvision's video models, and the frames of a clip (``clip_len``) with which each published accuracy was measured."""
 
-LIKELIEST = 5
-_LETTERED = re.compile(r"\(?([A-Za-z])[.):]\s*(.+)", re.DOTALL)
 _DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "weights": ("torchvision",), "frames": ("torchvision", "callable"), "returns": ("callable",),
     "dtype": ("huggingface", "torchvision"),
@@ -102,6 +98,17 @@ def check_classifier(path: str, config: ClassifierConfig) -> tuple[str, ...]:
     return classes
 
 
+def resolve_classifier(path: str, config: ClassifierConfig) -> tuple[str, ClassifierConfig]:
+    """The same model and configuration with its classes by name and its files by absolute path, as workers need them.
+
+    Raises:
+        ConfigError: as `check_classifier` does.
+    """
+    found = {"classes": check_classifier(path, config), "weights": config.weights and config.weights.resolve()}
+    local = config.kind == "huggingface" and Path(path).exists()
+    return str(Path(path).resolve()) if local else path, config.model_copy(update=found)
+
+
 def open_classifier(path: str, config: ClassifierConfig, device: str = "cpu") -> VideoClassifier:
     """The classifier of a configuration on a torch device. A callable chooses its own.
 
@@ -133,100 +140,6 @@ def try_classifier(classifier: VideoClassifier) -> None:
                           ) from None
 
 
-def read_classes(source: tuple[str, ...] | Path) -> tuple[str, ...]:
-    """Names as they stand, or those in a file: a JSON list of texts, or one a line. Raises ConfigError."""
-    if isinstance(source, tuple):
-        return source
-    try:
-        text = source.read_text(encoding="utf-8")
-        listed = json.loads(text) if text.lstrip().startswith("[") else map(str.strip, text.splitlines())
-    except (OSError, ValueError) as error:
-        raise ConfigError(f"classes = {source}: cannot be read ({type(error).__name__}: {error}); expected a JSON list of "
-                          "names, or one name a line") from None
-    names = [name for name in listed if name]
-    if not all(isinstance(name, str) for name in names):
-        raise ConfigError(f"classes = {source}: expected a list of names, got {json.dumps(names)[:60]}")
-    return tuple(names)
-
-
-def class_indices(classes: Sequence[str]) -> dict[str, int]:
-    """Position of each class by its plain name. Raises ConfigError for fewer than two, and for two of one name."""
-    if len(classes) < 2:
-        raise ConfigError(f"classes: {len(classes)} in all; a classifier needs at least two")
-    found: dict[str, int] = {}
-    for index, name in enumerate(classes):
-        first = found.setdefault(_plain(name), index)
-        if first != index:
-            raise ConfigError(f"classes: '{name}' at {index} is '{classes[first]}' at {first} again")
-    return found
-
-
-@dataclass(frozen=True, slots=True)
-class Candidate:
-    """A class that a question allows as its answer."""
-
-    index: int
-    answer: str
-    """What to answer for it: the letter of an option that has one, or its words as they stand."""
-
-
-def candidates(sample_id: str, options: Sequence[str], classes: Sequence[str]) -> list[Candidate]:
-    """The classes that a question's options name, such as ``B. blue`` or ``blue``; all of them where it has none.
-
-    Raises:
-        DataError: an option is no class (reason ``unknown_class``).
-    """
-    if not options:
-        return [Candidate(index, name) for index, name in enumerate(classes)]
-    known = class_indices(classes)
-    found = [_candidate(option, known) for option in options]
-    for option, candidate in zip(options, found, strict=True):
-        if candidate is None:
-            raise DataError(f"sample {sample_id}: option '{option}' is none of the model's {len(classes)} classes."
-                            f"{nearest(_words(option), classes)}", sample_id=sample_id, reason="unknown_class")
-    return [candidate for candidate in found if candidate is not None]
-
-
-def unknown_labels(samples: Iterable[VideoSample], classes: Sequence[str]) -> Counter[str]:
-    """Options, and solutions of questions without options, that are no class; how many questions have each."""
-    known = class_indices(classes)
-    return Counter(label for sample in samples for label in (sample.options or (sample.solution,))
-                   if _candidate(label, known) is None)
-
-
-def choose(probabilities: np.ndarray, allowed: Sequence[Candidate]) -> tuple[str, tuple[int, ...], tuple[float, ...]]:
-    """The likeliest answer, and the five likeliest classes with their natural log-probabilities over all classes.
-
-    The answer's class stands first, the others follow from the likeliest on. A class that is likelier than the answer was
-    not allowed. If the answer is not itself among the five likeliest, none of what was allowed is, and the fifth gives way.
-
-    Args:
-        probabilities: float32 (K,).
-    """
-    best = max(allowed, key=lambda candidate: probabilities[candidate.index])
-    others = [int(index) for index in np.argsort(-probabilities, kind="stable") if index != best.index]
-    indices = (best.index, *others[:LIKELIEST - 1])
-    logs = np.log(np.maximum(probabilities[list(indices)], np.finfo(np.float32).tiny))
-    return best.answer, indices, tuple(map(float, logs))
-
-
-def _candidate(option: str, known: Mapping[str, int]) -> Candidate | None:
-    if (index := known.get(_plain(option))) is not None:
-        return Candidate(index, option.strip())
-    lettered = _LETTERED.fullmatch(option.strip())
-    index = known.get(_plain(lettered.group(2))) if lettered else None
-    return None if lettered is None or index is None else Candidate(index, lettered.group(1))
-
-
-def _words(option: str) -> str:
-    lettered = _LETTERED.fullmatch(option.strip())
-    return lettered.group(2) if lettered else option
-
-
-def _plain(name: str) -> str:
-    return " ".join(name.replace("_", " ").casefold().split())
-
-
 def _check_torchvision(name: str, config: ClassifierConfig) -> None:
     if name not in PUBLISHED_FRAMES:
         raise ConfigError(f"model '{name}': torchvision has no video model of that name.{nearest(name, PUBLISHED_FRAMES)} "
@@ -247,6 +160,8 @@ def _huggingface_classes(path: str, named: bool) -> tuple[str, ...]:
                           f"{', '.join(ARCHITECTURES)}")
     if "ForVideoClassification" not in made_for:
         raise ConfigError(f"model {path}: {made_for} has no trained classification head; expected one ForVideoClassification")
+    if Path(path).exists() and not (Path(path) / "preprocessor_config.json").is_file():
+        raise ConfigError(f"model {path}: no preprocessor_config.json; copy it from the original model")
     labels = values.get("id2label") or {}
     names = tuple(str(labels.get(str(index))) for index in range(len(labels)))
     if not named and (not labels or "None" in names):
@@ -260,9 +175,8 @@ def _read_model_config(path: str) -> dict[str, Any]:
         if path.startswith((".", "/", "~")):
             raise ConfigError(f"model {path}: no such directory; give a Hugging Face directory or id")
         return _read_hub_config(path)
-    for name in ("config.json", "preprocessor_config.json"):
-        if not (folder / name).is_file():
-            raise ConfigError(f"model {path}: no {name}; expected a Hugging Face directory of a video classifier")
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"model {path}: no config.json; expected a Hugging Face directory of a video classifier")
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:

@@ -10,16 +10,14 @@ from typing import Any
 import numpy as np
 import pytest
 
+from squall.platform.class_list import candidates, choose, read_classes, unknown_labels
 from squall.platform.classifier_kinds import checked, take_frames
 from squall.platform.classifiers import (
     ClassifierConfig,
-    candidates,
     check_classifier,
-    choose,
     open_classifier,
-    read_classes,
+    resolve_classifier,
     try_classifier,
-    unknown_labels,
 )
 from squall.platform.config import validate
 from squall.platform.errors import ConfigError, DataError
@@ -150,7 +148,7 @@ def r3d_weights(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def torchvision_config(weights: Path, **values: Any) -> ClassifierConfig:
-    return ClassifierConfig(kind="torchvision", weights=weights, **{"classes": CLASSES, "frames": 4} | values)
+    return ClassifierConfig(kind="torchvision", weights=weights, **{"classes": CLASSES, "frames": 2} | values)
 
 
 def test_a_torchvision_model_gets_torchvisions_preprocessing(r3d_weights: Path, tmp_path: Path) -> None:
@@ -164,7 +162,7 @@ def test_a_torchvision_model_gets_torchvisions_preprocessing(r3d_weights: Path, 
     model = r3d_18(num_classes=3).eval()
     model.load_state_dict(state)
     clips = [noise(1, frames=4), noise(2, frames=9, height=60)]
-    pixels = [R3D_18_Weights.DEFAULT.transforms()(torch.from_numpy(take_frames(clip, 4)).permute(0, 3, 1, 2)) for clip in clips]
+    pixels = [R3D_18_Weights.DEFAULT.transforms()(torch.from_numpy(take_frames(clip, 2)).permute(0, 3, 1, 2)) for clip in clips]
     with torch.inference_mode():
         expected = model(torch.stack(pixels)).softmax(-1).numpy()
     for file in (r3d_weights, tmp_path / "r3d.safetensors"):
@@ -175,7 +173,7 @@ def test_weights_that_do_not_fit_or_are_no_tensors_are_refused(r3d_weights: Path
     with pytest.raises(ConfigError, match="do not fit r3d_18 with 2 classes: .*fc.weight"):
         open_classifier("r3d_18", torchvision_config(r3d_weights, classes=("a", "b")))
     ran, evil = tmp_path / "ran", tmp_path / "evil.pt"
-    evil.write_bytes(pickle.dumps(_Touch(str(ran))))
+    evil.write_bytes(pickle.dumps(_Touch(str(ran)), protocol=2))
     with pytest.raises(ConfigError, match="cannot be read as tensors alone"):
         open_classifier("r3d_18", torchvision_config(evil))
     assert not ran.exists()
@@ -274,6 +272,17 @@ class _Broken:
 def test_what_does_not_go_together_is_refused(values: dict[str, Any], problem: str) -> None:
     with pytest.raises(ConfigError, match=problem):
         validate(ClassifierConfig, values, "model")
+
+
+def test_workers_get_absolute_paths_and_the_classes_by_name(r3d_weights: Path, directories: dict[str, Path],
+                                                           monkeypatch: pytest.MonkeyPatch) -> None:
+    (r3d_weights.parent / "names.txt").write_text("\n".join(CLASSES))
+    monkeypatch.chdir(r3d_weights.parent)
+    path, config = resolve_classifier("r3d_18", torchvision_config(Path(r3d_weights.name), classes=Path("names.txt")))
+    assert (path, config.weights, config.classes) == ("r3d_18", r3d_weights, CLASSES)
+    monkeypatch.chdir(directories["vivit"].parent)
+    path, config = resolve_classifier("vivit", ClassifierConfig())
+    assert (path, config.classes) == (str(directories["vivit"]), CLASSES)
 
 
 def test_classes_come_from_json_or_lines_and_are_distinct(tmp_path: Path) -> None:
