@@ -12,9 +12,9 @@ from typing import Any
 from pydantic import Field
 
 from squall.actors.corruption_worker import Rendering
+from squall.actors.engine_config import EngineActorsConfig
 from squall.actors.judge_config import JudgeConfig
 from squall.actors.reward_worker import Failure
-from squall.actors.rollout_engine import EngineConfig
 from squall.algorithms.difficulty import Assessment, DifficultyConfig
 from squall.algorithms.rewards import RewardConfig
 from squall.platform.config import Config
@@ -109,7 +109,7 @@ class SamplerConfig:
     run_id: str
     model_path: str
     model: ModelConfig
-    engine: EngineConfig
+    engine: EngineActorsConfig
     workers: WorkersConfig
     frames: FrameSampling
     cache: Path | None

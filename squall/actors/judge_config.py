@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 from typing import Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, SecretStr, field_validator, model_validator
 
+from squall.actors.endpoint_access import plain_address, read_key
 from squall.actors.rollout_engine import EngineConfig
 from squall.platform.config import Config
-from squall.platform.errors import ConfigError
 
 POLICY = "@policy"
 
@@ -63,26 +61,12 @@ class JudgeConfig(Config):
         Raises:
             ConfigError: the variable that `api_key_env` names is not set.
         """
-        if self.kind != "endpoint" or self.api_key_env is None:
-            return None
-        key = os.environ.get(self.api_key_env, "").strip()
-        if not key:
-            raise ConfigError(f"judge.api_key_env = {self.api_key_env}: this environment variable is not set, but the key of "
-                              f"{self.base_url} is expected in it; set it, or take judge.api_key_env=null for an endpoint that "
-                              "needs no key")
-        return SecretStr(key)
+        return read_key(self.api_key_env, "judge", self.base_url) if self.kind == "endpoint" else None
 
     @field_validator("base_url")
     @classmethod
     def _plain_address(cls, base_url: str | None) -> str | None:
-        if base_url is None:
-            return None
-        parts = urlsplit(base_url)
-        if parts.scheme not in ("http", "https") or not parts.hostname or parts.port == 0:
-            raise ValueError("expected an http or https address, such as http://localhost:8000/v1")
-        if parts.username or parts.password or parts.query or parts.fragment:
-            raise ValueError("no user, password or query in the address: keys come from the environment, see api_key_env")
-        return base_url.rstrip("/")
+        return None if base_url is None else plain_address(base_url)
 
     @model_validator(mode="after")
     def _fitting(self) -> JudgeConfig:

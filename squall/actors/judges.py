@@ -24,7 +24,7 @@ from pydantic import SecretStr
 from squall.actors.embedding import Embedding
 from squall.actors.judge_config import POLICY, JudgeConfig
 from squall.actors.query_ledger import Call, QueryLedger, call_key
-from squall.actors.respondents import Endpoint, Engines, Question, Respondent, Unanswered
+from squall.actors.respondents import Endpoint, Engines, Question, Respondent, Unanswered, backoff
 from squall.actors.rollout_engine import Completion
 from squall.algorithms.judging import (
     ANSWERABLE_PATTERN,
@@ -46,7 +46,6 @@ from squall.platform.rubric_labels import ReasoningTrace, RubricScores
 Pairs = Sequence[tuple[str, str]]
 Parsed = TypeVar("Parsed")
 
-LONGEST_BACKOFF_S = 30.0
 CHECK_TIMEOUT_S = 20.0
 _CHECK_PAIR = ("The car stops at the crossing.", "At the crossing the car comes to a halt.")
 
@@ -216,9 +215,9 @@ class ModelJudge(Judge):
                 reply = self._attempt(asked, attempt, self._config.timeout_s)
                 return reply, parse(reply.text), attempt
             except Unanswered as error:
-                if last or error.reason == "judge_refused":
-                    raise self._failure(question, attempt, error.reason, str(error)) from None
-                time.sleep(min(LONGEST_BACKOFF_S, self._config.backoff_s * 2 ** (attempt - 1)))
+                if last or error.reason == "refused":
+                    raise self._failure(question, attempt, f"judge_{error.reason}", str(error)) from None
+                time.sleep(backoff(attempt, self._config.backoff_s))
             except UnreadableReply as error:
                 self._count(unparsed=1)
                 cut = f", cut off at judge.max_tokens {self._config.max_tokens}" if reply.finish_reason == "length" else ""

@@ -1,4 +1,4 @@
-"""Who replies to a judge's question: a chat endpoint of OpenAI's kind, or engines of ours. One question, one attempt."""
+"""Who replies to a question: a chat endpoint of OpenAI's kind, or engines of ours. One question, one attempt."""
 
 from __future__ import annotations
 
@@ -23,6 +23,7 @@ from squall.platform.errors import ConfigError, DataError, cause
 from squall.platform.records import Clip, SamplingSpec
 
 RESTART_POLL_S = 1.0
+LONGEST_BACKOFF_S = 30.0
 JPEG_QUALITY = 90
 _REFUSED = {401: "the key was refused", 403: "the key does not allow this", 404: "no such address or model"}
 _PASSING = (408, 409, 425, 429)
@@ -35,18 +36,23 @@ class Question:
 
     messages: Sequence[Mapping[str, Any]]
     sample_id: str
-    pattern: str
-    """Regular expression of the replies asked for; engines are held to it."""
+    pattern: str | None = None
+    """Regular expression of the replies asked for, if there is one; engines are held to it."""
     clip: Clip | None = None
 
 
 class Unanswered(Exception):
     """An attempt that brought no reply."""
 
-    def __init__(self, reason: Literal["judge_timeout", "judge_failed", "judge_refused"], message: str) -> None:
+    def __init__(self, reason: Literal["timeout", "failed", "refused"], message: str) -> None:
         super().__init__(message)
         self.reason = reason
-        """The same question will be refused again; after the other two another attempt may succeed."""
+        """What is ``refused`` once is refused again; after the other two another attempt may succeed."""
+
+
+def backoff(attempt: int, first_s: float) -> float:
+    """Seconds to wait after a failed attempt, counted from 1; they double with each, up to 30."""
+    return min(LONGEST_BACKOFF_S, first_s * 2 ** (attempt - 1))
 
 
 class Respondent(Protocol):
@@ -68,13 +74,15 @@ class Respondent(Protocol):
 class Endpoint:
     """A model behind ``/chat/completions``; a clip goes as pictures, at most `max_frames` of it, evenly spaced."""
 
-    def __init__(self, base_url: str, model: str, key: SecretStr | None, max_frames: int) -> None:
-        """`key` is the endpoint's; None for one that needs none."""
+    def __init__(self, base_url: str, model: str, key: SecretStr | None, max_frames: int, *, section: str = "judge",
+                 logprobs: bool = False) -> None:
+        """`key` is the endpoint's; None for one that needs none. `section` of the configuration is named in errors."""
         from openai import OpenAI
 
         self._key = key.get_secret_value() if key is not None else ""
         self._client = OpenAI(api_key=self._key or "none", base_url=base_url, max_retries=0)
-        self._model, self._url, self._max_frames = model, base_url, max_frames
+        self._model, self._max_frames, self._section = model, max_frames, section
+        self.asks_logprobs = logprobs
         # OpenAI's newer models refuse the older name, and few other servers know the newer one.
         self._limit = "max_completion_tokens" if urlsplit(base_url).hostname == "api.openai.com" else "max_tokens"
         self.name = f"{model} at {base_url}"
@@ -83,18 +91,22 @@ class Endpoint:
         """See `Respondent`. `timeout_s` is for each wait for the server."""
         import openai
 
-        options = {self._limit: sampling.max_tokens} | ({} if sampling.seed is None else {"seed": sampling.seed})
         try:
             reply = self._client.chat.completions.create(
                 model=self._model, messages=self._with_pictures(question), temperature=sampling.temperature,
-                timeout=timeout_s, **options)
+                timeout=timeout_s, **self._options(sampling))
             return _completion(reply)
         except openai.APITimeoutError:
-            raise Unanswered("judge_timeout", f"no reply within {timeout_s:g} s") from None
+            raise Unanswered("timeout", f"no reply within {timeout_s:g} s") from None
         except openai.APIStatusError as error:
             raise self._refusal(error.status_code, error.message) from None
         except (openai.OpenAIError, ValueError, LookupError, TypeError, AttributeError) as error:
-            raise Unanswered("judge_failed", self._without_key(f"{type(error).__name__}: {error}")) from None
+            raise Unanswered("failed", self._without_key(f"{type(error).__name__}: {error}")) from None
+
+    def _options(self, sampling: SamplingSpec) -> dict[str, Any]:
+        """What is said only where it is needed: not every server knows it."""
+        return {self._limit: sampling.max_tokens} | ({} if sampling.seed is None else {"seed": sampling.seed}) | (
+            {} if sampling.top_p == 1.0 else {"top_p": sampling.top_p}) | ({"logprobs": True} if self.asks_logprobs else {})
 
     def _with_pictures(self, question: Question) -> list[dict[str, Any]]:
         pictures = [] if question.clip is None else [
@@ -103,10 +115,10 @@ class Endpoint:
 
     def _refusal(self, status: int, message: str) -> Exception:
         if status in _REFUSED:
-            return ConfigError(f"judge {self.name}: HTTP {status}, {_REFUSED[status]}; see judge.base_url, judge.model and the "
-                               "environment variable that judge.api_key_env names")
-        reason = "judge_failed" if status in _PASSING or status >= 500 else "judge_refused"
-        return Unanswered(reason, f"HTTP {status}: {self._without_key(message)}")
+            return ConfigError(f"{self._section} {self.name}: HTTP {status}, {_REFUSED[status]}; see the model's name, "
+                               f"{self._section}.base_url and the environment variable that {self._section}.api_key_env names")
+        return Unanswered("failed" if status in _PASSING or status >= 500 else "refused",
+                          f"HTTP {status}: {self._without_key(message)}")
 
     def _without_key(self, message: str) -> str:
         shown = message.replace(self._key, "***") if self._key else message
@@ -133,16 +145,15 @@ class Engines:
         except GetTimeoutError:
             with suppress(RayError):
                 ray.cancel(reference)
-            raise Unanswered("judge_timeout", f"no reply within {timeout_s:g} s") from None
+            raise Unanswered("timeout", f"no reply within {timeout_s:g} s") from None
         except RayTaskError as error:  # whose own text is the whole trace
-            reason = "judge_refused" if isinstance(error.cause, DataError) else "judge_failed"
-            raise Unanswered(reason, cause(error.cause)) from None
+            raise Unanswered("refused" if isinstance(error.cause, DataError) else "failed", cause(error.cause)) from None
         except RayActorError as error:
             if self._count == 1:
                 self._await_restart(engine)
-            raise Unanswered("judge_failed", cause(error)) from None
+            raise Unanswered("failed", cause(error)) from None
         except RayError as error:
-            raise Unanswered("judge_failed", cause(error)) from None
+            raise Unanswered("failed", cause(error)) from None
 
     def _await_restart(self, engine: Any) -> None:
         """Until Ray has started a dead engine anew every call fails at once."""
@@ -174,4 +185,7 @@ def _pictures(clip: Clip, count: int) -> Iterable[str]:
 def _completion(reply: Any) -> Completion:
     choice, usage = reply.choices[0], reply.usage
     text = (choice.message.content or "").encode("utf-8", "replace").decode()
-    return Completion(text, usage and usage.prompt_tokens, usage and usage.completion_tokens, choice.finish_reason or "")
+    given = getattr(choice, "logprobs", None)  # which some servers leave out altogether
+    logprobs = tuple(float(token.logprob) for token in (given.content or ())) if given else ()
+    return Completion(text, usage and usage.prompt_tokens, usage and usage.completion_tokens, choice.finish_reason or "",
+                      logprobs)

@@ -15,14 +15,14 @@ from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import ray
 from pydantic import Field, model_validator
 
+from squall.actors.engine_config import EngineActorsConfig
 from squall.actors.logs import keep_log
 from squall.actors.weight_transfer import VLLM_NAMES, Backend
-from squall.platform.config import Config
 from squall.platform.errors import DataError, SquallError
 from squall.platform.models import render_prompt
 from squall.platform.records import Branch, Clip, MediaType, Rollout, SamplingSpec
@@ -31,15 +31,11 @@ from squall.platform.seeds import derive_seed
 logger = logging.getLogger(__name__)
 
 
-class EngineConfig(Config):
+class EngineConfig(EngineActorsConfig):
     """vLLM engines: how many, how large, how fed."""
 
-    count: int = Field(1, ge=1)
-    """Engines; each is a Ray actor with its own copy of the policy."""
-    cpus: float = Field(1.0, gt=0)
-    """CPUs that Ray reserves for each engine; without a GPU its whole part is the number of compute threads."""
-    gpus: float = Field(0.0, ge=0)
-    """GPUs that Ray reserves for each engine; 0 runs on the CPU."""
+    takes_chat_text: ClassVar[bool] = True
+
     colocate: bool = False
     """Give the GPU's memory to the learner while it learns: the engine sleeps, and wakes for new weights. For one GPU: set
     engine.gpus and learner.gpus to 0.5 each."""
@@ -63,10 +59,6 @@ class EngineConfig(Config):
     raw_logprobs: bool = False
     """Note answers' log-probabilities as the model gives them, before temperature and top-p. A learner needs those that the
     answers were drawn with."""
-    startup_timeout_s: float = Field(300.0, gt=0)
-    """How long an engine may take to load."""
-    request_timeout_s: float = Field(600.0, gt=0)
-    """How long one request may take before the engine counts as suspect."""
 
     @model_validator(mode="after")
     def _consistent(self) -> EngineConfig:
@@ -84,7 +76,8 @@ class GenerateRequest:
     """One question about one clip, to be answered `n` times."""
 
     prompt: str
-    """Chat text with one vision placeholder, as `render_prompt` makes it."""
+    """Chat text with one vision placeholder, as `render_prompt` makes it; the bare text of the question for engines that take
+    no chat text."""
     sample_id: str
     attempt_id: str
     branch: Branch
@@ -103,6 +96,8 @@ class Completion:
     reply_tokens: int | None
     finish_reason: str
     """``stop``, or ``length`` where `max_tokens` cut it off."""
+    logprobs: tuple[float, ...] = ()
+    """Natural log-probabilities of the reply's tokens, where they were asked for and given."""
 
 
 @ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups={"health": 1})

@@ -21,7 +21,7 @@ from squall.actors.groups import GroupPlan, Prepared, SampledOutcome, SamplerCon
 from squall.actors.health import WorkerState
 from squall.actors.judge_config import POLICY, JudgeConfig
 from squall.actors.reward_worker import Assessing, Failure, Scoring, reward_worker
-from squall.actors.rollout_engine import Completion, GenerateRequest, RolloutEngine
+from squall.actors.rollout_engine import Completion, EngineConfig, GenerateRequest, RolloutEngine
 from squall.actors.supervisor import Change, Supervisor, Worker
 from squall.algorithms.difficulty import Assessment, Decision, assess_verdict, decide
 from squall.algorithms.judging import ANSWERABLE_PATTERN, UnreadableReply, Verdict, answerable_question, parse_answerable
@@ -70,12 +70,18 @@ class GroupSampler:
 
     def __init__(self, config: SamplerConfig, engine_class: Any = RolloutEngine,
                  on_state: Callable[[str, str], None] = lambda worker, state: None) -> None:
-        """`engine_class` is a Ray actor class with the methods of `RolloutEngine`; `on_state` hears of every worker's state."""
-        if config.engine.dtype == "auto":  # vLLM's own auto would take half precision, and drift from the learner
-            config = replace(config, engine=config.engine.model_copy(update={"dtype": config.model.dtype}))
+        """`on_state` hears of every worker's state.
+
+        Args:
+            engine_class: Ray actor class with `ready`, `ping` and `generate` of `RolloutEngine`, made for `config.engine`. What
+                assesses or judges needs `complete` too, and what learns all of its methods.
+        """
+        engine = config.engine
+        if isinstance(engine, EngineConfig) and engine.dtype == "auto":  # vLLM's own would take half precision, and drift from
+            config = replace(config, engine=engine.model_copy(update={"dtype": config.model.dtype}))  # the learner
         self._config, self._engine_class = config, engine_class
         self._template = prompt_template(config.prompt_template)
-        self._processor = load_processor(config.model_path)
+        self._processor = load_processor(config.model_path) if engine.takes_chat_text else None
         self._supervisor = Supervisor(config.engine.startup_timeout_s, on_state, config.logs)
         self._waiting: deque[tuple[Hashable, GroupPlan, int]] = deque()
         self._flights: dict[Any, _Flight] = {}
@@ -105,14 +111,16 @@ class GroupSampler:
         if not engines:
             self._supervisor.add("corruption", corruption)
             return
+        key = config.engine.read_key()
+        secret = {} if key is None else {"key": key}
         started = [
             self._engine_class.options(**named("engine", i, config.engine.cpus, config.engine.gpus)).remote(
-                config.model_path, config.engine, config.log_of("engine", i)) for i in range(config.engine.count)]
+                config.model_path, config.engine, config.log_of("engine", i), **secret) for i in range(config.engine.count)]
         judge = config.judge if config.needs_judge else JudgeConfig()
-        judges, key = self._judge_engines(started, named), judge.read_key()
+        judges, judge_key = self._judge_engines(started, named), judge.read_key()
         rewards = [
             reward_worker(judge, **named("reward", i, workers.reward_cpus)).remote(
-                workers.reward_cpus, config.rewards, judge, config.ledger, judges, key, config.log_of("reward", i))
+                workers.reward_cpus, config.rewards, judge, config.ledger, judges, judge_key, config.log_of("reward", i))
             for i in range(workers.reward_count)]
         for role, actors in (("corruption", corruption), ("reward", rewards), ("engine", started)):
             self._supervisor.add(role, actors)
@@ -276,6 +284,8 @@ class GroupSampler:
         self._flights[final] = flight
 
     def _prompt(self, sample: VideoSample) -> str:
+        if self._processor is None:
+            return self._template.render(sample)
         return render_prompt(self._processor, build_messages(sample, self._template))
 
     def _settle(self, reference: Any, flight: _Flight) -> SampledOutcome | None:

@@ -18,6 +18,7 @@ from pydantic import Field, model_validator
 from rich.console import Console
 
 from squall.actors.cluster import Demand, ResourcePlan, start_ray, stop_ray
+from squall.actors.engine_config import EngineActorsConfig
 from squall.actors.gauges import RayGauges
 from squall.actors.groups import GroupPlan, SamplerConfig, WorkersConfig
 from squall.actors.judge_config import JudgeConfig
@@ -535,7 +536,7 @@ class Session:
         return results
 
 
-def rollout_demands(engine: EngineConfig, workers: WorkersConfig, engines: bool = True) -> list[Demand]:
+def rollout_demands(engine: EngineActorsConfig, workers: WorkersConfig, engines: bool = True) -> list[Demand]:
     """What engines, corruption workers and reward workers reserve on the cluster; without `engines` nothing is asked."""
     corruption = Demand("corruption worker", workers.corruption_count, workers.corruption_cpus, 0.0)
     if not engines:

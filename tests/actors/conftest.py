@@ -68,7 +68,9 @@ class _Handler(BaseHTTPRequestHandler):
         return None
 
 
-def _scores(content: str) -> str:
+def _scores(content: str | list[dict[str, Any]]) -> str:
+    if isinstance(content, list):  # a question about pictures
+        return "<answer>A</answer>"
     pairs = [json.loads(line) for line in content.split("\n") if line.startswith('{"pair"')]
     return json.dumps([{"1": 1, "h": 0.5}.get(pair["second"][0], 0) for pair in pairs])
 
