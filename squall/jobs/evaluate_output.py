@@ -7,7 +7,7 @@ was interrupted, and is written a part at a time, so that memory does not grow w
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import IO, Any
 
@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from squall.algorithms.accuracy import canonical_answer
 from squall.jobs.evaluate_plan import SCORE, Condition, Evaluation
+from squall.jobs.evaluated_model import Reading
 from squall.platform.prompts import extract_answer
 from squall.platform.records import ScoredGroup, VideoSample
 from squall.platform.report_card import ANSWERS
@@ -25,9 +26,6 @@ from squall.platform.video import replacing
 ROWS_AT_ONCE = 4096
 KEPT_DIGITS = 6
 """Of log-probabilities: as many as float32 has near 1."""
-
-Confidence = Callable[[str, Sequence[int], Sequence[float]], float | None]
-"""Probability of an answer, from its text, token ids and their log-probabilities."""
 
 
 class Journal:
@@ -87,14 +85,14 @@ class Journal:
         self._file.close()
 
 
-def write_answers(path: Path, work: Evaluation, journal: Journal, confidence: Confidence) -> None:
+def write_answers(path: Path, work: Evaluation, journal: Journal, reading: Reading) -> None:
     """Write the table of all answers, in one piece, in the order in which questions are asked."""
     places = {condition.name: condition for condition in work.conditions}
     cases = [(question, condition.name) for question, condition in work.cases()]
     with replacing(path) as temporary, pq.ParquetWriter(temporary, ANSWERS, compression="zstd") as writer:
         rows: list[dict[str, Any]] = []
         for entry in journal.entries(cases):
-            rows += answer_rows(work.samples[entry["question"]], places[entry["condition"]], entry, confidence)
+            rows += answer_rows(work.samples[entry["question"]], places[entry["condition"]], entry, reading)
             if len(rows) >= ROWS_AT_ONCE:
                 writer.write_table(pa.Table.from_pylist(rows, ANSWERS))
                 rows = []
@@ -102,7 +100,7 @@ def write_answers(path: Path, work: Evaluation, journal: Journal, confidence: Co
 
 
 def answer_rows(sample: VideoSample, condition: Condition, entry: Mapping[str, Any],
-                confidence: Confidence) -> Iterator[dict[str, Any]]:
+                reading: Reading) -> Iterator[dict[str, Any]]:
     """The rows of a question in a condition."""
     shared = {
         "question": entry["question"], "condition": condition.name, "sample_id": sample.id, "media": sample.media,
@@ -114,4 +112,4 @@ def answer_rows(sample: VideoSample, condition: Condition, entry: Mapping[str, A
         answer = extract_answer(given["text"])
         yield shared | {name: given[name] for name in ("index", "text", "score", "finish_reason", "token_ids", "logprobs")} | {
             "answer": answer, "meaning": None if answer is None else canonical_answer(answer, sample.problem_type),
-            "confidence": confidence(given["text"], given["token_ids"], given["logprobs"]), "tokens": len(given["token_ids"])}
+            "tokens": len(given["token_ids"]), **reading(sample, given)}

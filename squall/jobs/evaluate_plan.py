@@ -17,26 +17,23 @@ from typing import Any
 import numpy as np
 from pydantic import Field, field_validator, model_validator
 
+from squall.actors.endpoint_engine import EndpointEngineConfig
 from squall.actors.groups import GroupPlan, SamplerConfig, WorkersConfig
 from squall.actors.rollout_engine import EngineConfig
 from squall.algorithms.corruption import CALIBRATION, CorruptionSpec, expand_kinds, parse_spec
 from squall.algorithms.rewards import RewardConfig
-from squall.jobs.question import SMALL_MAX_TOKENS, SMALL_POLICY, choose_frames, choose_model
-from squall.jobs.sizing import measure_engine
+from squall.jobs.evaluated_model import EvaluatedModel, find_model
+from squall.platform.classifiers import ClassifierConfig
 from squall.platform.config import Config
 from squall.platform.errors import ConfigError, DataError
 from squall.platform.manifest import Rejection, load_manifest
-from squall.platform.models import ModelConfig, resolve_model_path
-from squall.platform.prompts import prompt_template
+from squall.platform.models import ModelConfig
 from squall.platform.records import Branch, SamplingSpec, VideoSample
 from squall.platform.report_card import CLEAN
 from squall.platform.runs import to_json
 from squall.platform.seeds import derive_seed
-from squall.platform.shapes import find_shape
-from squall.platform.streaming import hash_file
 from squall.platform.video import FrameSampling
 
-MAX_TOKENS = 1024
 SCORE = "accuracy"
 """Reward that an answer's score is."""
 
@@ -91,9 +88,16 @@ class EvaluateConfig(Config):
     data: EvaluationDataConfig = EvaluationDataConfig()
     """How questions are asked and their clips read."""
     model: ModelConfig = ModelConfig()
-    """Video-language model."""
+    """The model: a video-language model, a video classifier (a directory of VideoMAE, TimeSformer or ViViT is known by its
+    config.json), or the name of a model behind `endpoint`."""
+    classifier: ClassifierConfig | None = None
+    """Take model.path as a video classifier: kind=torchvision with its name, weights and classes, kind=callable with
+    module:function, or a Hugging Face directory with classes of its own."""
+    endpoint: EndpointEngineConfig | None = None
+    """Ask a model behind an OpenAI-compatible chat endpoint, which gets clips as pictures."""
     engine: EngineConfig = EngineConfig()
-    """vLLM engines; max_model_len and, where there is a GPU, gpus follow from the questions unless they are given."""
+    """vLLM engines; max_model_len and, where there is a GPU, gpus follow from the questions unless they are given. Of a
+    classifier: count, cpus, gpus and timeouts."""
     workers: WorkersConfig = WorkersConfig()
     """Corruption and reward workers."""
     ray_address: str | None = None
@@ -170,6 +174,7 @@ class Evaluation:
     """In the order of the manifests."""
     rejected: tuple[Rejection, ...]
     conditions: tuple[Condition, ...]
+    model: EvaluatedModel
     sampler: SamplerConfig
     sampling: SamplingSpec
     """Of every question, but for its seed."""
@@ -205,12 +210,6 @@ class Evaluation:
         return GroupPlan(f"{question}|{condition.name}", sample, spec, {branch: self.config.answers}, seeded)
 
     @cached_property
-    def model(self) -> dict[str, Any]:
-        """What the report card says of the model."""
-        return {"label": self.config.model.path, "kind": "vllm", "path": self.config.model.path,
-                "hash": hash_model(Path(self.sampler.model_path))}
-
-    @cached_property
     def data(self) -> dict[str, Any]:
         """What the report card says of the data."""
         reasons: dict[str, int] = {}
@@ -239,19 +238,13 @@ def prepare(config: EvaluateConfig) -> Evaluation:
         DataError: a manifest or every clip cannot be read.
     """
     samples, rejected = load_questions(config)
-    path = resolve_model_path(config.model.path)
-    shape = find_shape(path)
-    small = shape is not None and shape.parameters < SMALL_POLICY
-    template = config.data.prompt_template or ("compact" if small else "video_r1")
-    frames = choose_frames(config.data.frames, shape, small)
-    max_tokens = config.max_tokens or (SMALL_MAX_TOKENS if small else MAX_TOKENS)
-    engine = measure_engine(config.engine, path, samples, prompt_template(template), frames, max_tokens)
+    model = find_model(config, samples)
     sampler = SamplerConfig(
-        run_id=f"evaluate-{time.time_ns()}", model_path=path, model=choose_model(config.model, path),
-        engine=engine.model_copy(update={"raw_logprobs": True}), workers=config.workers, frames=frames,
-        cache=config.data.cache, prompt_template=template, rewards=RewardConfig(weights={SCORE: 1.0}))
-    sampling = SamplingSpec(config.temperature, config.top_p, max_tokens)
-    return Evaluation(config, samples, rejected, make_conditions(config.kinds, config.severities), sampler, sampling)
+        run_id=f"evaluate-{time.time_ns()}", model_path=model.path, model=model.model, engine=model.engine,
+        workers=config.workers, frames=model.frames, cache=config.data.cache, prompt_template=model.prompt_template,
+        rewards=RewardConfig(weights={SCORE: 1.0}))
+    sampling = SamplingSpec(config.temperature, config.top_p, model.max_tokens)
+    return Evaluation(config, samples, rejected, make_conditions(config.kinds, config.severities), model, sampler, sampling)
 
 
 def load_questions(config: EvaluateConfig) -> tuple[tuple[VideoSample, ...], tuple[Rejection, ...]]:
@@ -286,14 +279,4 @@ def hash_questions(samples: Sequence[VideoSample]) -> str:
                                     "options": sample.options, "solution": sample.solution,
                                     "bytes": os.path.getsize(sample.media)}
         digest.update(to_json(asked).encode() + b"\n")
-    return digest.hexdigest()
-
-
-def hash_model(folder: Path) -> str | None:
-    """32 hex digits over the names and bytes of a model directory's files; None for what is no directory here."""
-    if not folder.is_dir():
-        return None
-    digest = hashlib.blake2b(digest_size=16)
-    for file in sorted(path for path in folder.rglob("*") if path.is_file()):
-        digest.update(f"{file.relative_to(folder)} {hash_file(file)}\n".encode())
     return digest.hexdigest()

@@ -129,11 +129,11 @@ JOBS: tuple[Job, ...] = (
     ),
     Job(
         command=("report",),
-        summary="Write report.html of a run again from its directory: finished, running or dead",
-        example="squall report runs/NAME",
+        summary="Write report.html of a run again from its directory; of several evaluations, one page that compares them",
+        example="squall report runs/BEFORE runs/AFTER",
         module="squall.jobs.report",
         config="ReportConfig",
-        arguments=("run",),
+        rest="runs",
     ),
     Job(
         command=("replay",),
