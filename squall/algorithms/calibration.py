@@ -15,8 +15,9 @@ def calibrate(confidence: np.ndarray, scores: np.ndarray, clusters: np.ndarray, 
               seed: int = 0) -> Calibration | None:
     """Calibration over n answers; None where none has a confidence.
 
-    ``ece = sum_b |sum of (score - confidence) in bin b| / n``; ``brier = mean (confidence - score)^2``. The interval of the
-    former is turned around its value (2 value - bound): its absolute values make resamples look worse than their source.
+    ``ece = sum_b |sum of (score - confidence) in bin b| / n``; ``brier = mean (confidence - score)^2``. Chance makes the former
+    larger than it is, in answers and again in resamples of them. So its lower bound is what is left when the bins' gaps are as
+    far from the true ones, in sum, as resamples stray from them; the upper one is the percentile.
 
     Args:
         confidence: shape (n,), in [0, 1]; NaN where it is not known.
@@ -37,11 +38,12 @@ def calibrate(confidence: np.ndarray, scores: np.ndarray, clusters: np.ndarray, 
     for b in range(BINS):
         figures.add(gaps[:, b:b + 1], counts, np.ones(1))
     draws = figures.draw(resamples, seed)
-    ece, samples = np.abs(draws.values[1:]).sum(keepdims=True), np.abs(draws.samples[:, 1:]).sum(1, keepdims=True)
-    low, high = intervals(ece, samples, draws.clusters[:1])
+    ece = float(np.abs(draws.values[1:]).sum())
+    samples = np.stack([np.abs(draws.samples[:, 1:]).sum(1), np.abs(draws.samples[:, 1:] - draws.values[1:]).sum(1)], 1)
+    _, highest = intervals(np.array([ece, 0.0]), samples, draws.clusters[:2])
     brier_low, brier_high = draws.interval()
     return Calibration(
-        ece=Estimate.of(ece[0], 2 * ece[0] - high[0], 2 * ece[0] - low[0], len(scores), (0.0, 1.0)),
+        ece=Estimate.of(ece, ece - highest[1], highest[0], len(scores), (0.0, 1.0)),
         brier=Estimate.of(draws.values[0], brier_low[0], brier_high[0], len(scores), (0.0, 1.0)),
         bins=tuple(_bin(b, confidence[inside[:, b]], scores[inside[:, b]]) for b in range(BINS)), n=len(scores))
 
