@@ -66,6 +66,7 @@ def coverage(trials: int, videos: int, per_video: int = 5, uneven: bool = False,
     with np.errstate(invalid="ignore", divide="ignore"):
         values, samples = (np.stack([array[..., 0], array[..., 1], array[..., 2] / array[..., 0], array[..., 3]], -1)
                            for array in (values, samples))
+    samples[~np.isfinite(samples)] = np.nan
     found = {}
     for i, (name, truth) in enumerate(TRUTH.items()):
         low, high = (np.nanquantile(samples[..., i], [0.025, 0.975], axis=0) if plain

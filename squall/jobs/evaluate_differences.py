@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -41,10 +41,14 @@ def differing_answers(first: pa.Table, second: pa.Table) -> tuple[DifferingAnswe
     place = {key: row for row, key in enumerate(_keys(second))}
     pairs = [(row, place.pop(key, None)) for row, key in enumerate(_keys(first))]
     both = [(mine, theirs) for mine, theirs in pairs if theirs is not None]
-    differing = list(_compare(first.take([mine for mine, _ in both]), second.take([theirs for _, theirs in both])))
-    alone = first.take([mine for mine, theirs in pairs if theirs is None]).select(_COLUMNS).to_pylist()
-    differing += [_differing(row, None) for row in alone]
-    return (*differing, *(_differing(None, row) for row in second.take(list(place.values())).select(_COLUMNS).to_pylist()))
+    differing = _compare(_rows(first, [mine for mine, _ in both]), _rows(second, [theirs for _, theirs in both]))
+    first_alone = _rows(first, [mine for mine, theirs in pairs if theirs is None]).to_pylist()
+    second_alone = _rows(second, list(place.values())).to_pylist()
+    return (*differing, *(_differing(row, None) for row in first_alone), *(_differing(None, row) for row in second_alone))
+
+
+def _rows(table: pa.Table, places: Sequence[int]) -> pa.Table:
+    return table.select(_COLUMNS).take(pa.array(places, pa.int64()))
 
 
 def _keys(table: pa.Table) -> list[tuple[Any, ...]]:
@@ -53,7 +57,7 @@ def _keys(table: pa.Table) -> list[tuple[Any, ...]]:
 
 def _compare(first: pa.Table, second: pa.Table) -> Iterator[DifferingAnswer]:
     for start in range(0, len(first), _ROWS_PER_BATCH):
-        rows = (table.slice(start, _ROWS_PER_BATCH).select(_COLUMNS).to_pylist() for table in (first, second))
+        rows = (table.slice(start, _ROWS_PER_BATCH).to_pylist() for table in (first, second))
         for mine, theirs in zip(*rows, strict=True):
             known = mine["token_ids"] and theirs["token_ids"]
             if mine["token_ids"] != theirs["token_ids"] if known else mine["text"] != theirs["text"]:
