@@ -21,7 +21,6 @@ _OPTION_LETTER = re.compile(r"\(?([A-Za-z])(?:[.:)]+|\)?[.:]?\s*$)(?:\s.*)?", re
 _NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d*)(?:\.\d*)?(?:[eE][+-]?\d+)?")
 
 
-
 def accuracy(answer: str | None, solution: str, problem_type: ProblemType, published_quirks: bool = False) -> float:
     """Score an answer against the solution, in [0, 1]. A missing answer scores 0."""
     if answer is None:
@@ -71,6 +70,27 @@ def _regression(answer: str, solution: str, quirks: bool) -> float:
     if wanted == 0.0:
         return float(error < 1e-9)
     return 1.0 - min(1.0, error / abs(wanted))
+
+
+def mean_relative_accuracy(answer: str | None, solution: str) -> float:
+    """Share of the thresholds 0.50, 0.55, ..., 0.95 under which a number is close enough: relative error < 1 - threshold.
+
+    In [0, 1]; how VSI-Bench (arXiv 2412.14171, section 3.3), Video-R1 and ROVA score estimates. A truth of 0, of which no
+    error is relative, asks for 0 itself; what is no number scores 0.
+    """
+    given, wanted = (None if text is None else parse_number(text) for text in (answer, solution))
+    if given is None or wanted is None:
+        return 0.0
+    error = abs(given - wanted) / abs(wanted) if wanted else (0.0 if given == 0.0 else math.inf)
+    # Decimals are compared as such: an answer of 95 for 100 has the error 0.05, which is not below 1 - 0.95.
+    return sum(round(error, 9) < (100 - percent) / 100 for percent in range(50, 100, 5)) / 10
+
+
+def benchmark_accuracy(answer: str | None, solution: str, problem_type: ProblemType, published_quirks: bool = False) -> float:
+    """`accuracy`, but `mean_relative_accuracy` for regression: what benchmarks report; in [0, 1]."""
+    if problem_type == ProblemType.REGRESSION:
+        return mean_relative_accuracy(answer, solution)
+    return accuracy(answer, solution, problem_type, published_quirks)
 
 
 _SCORERS: Mapping[ProblemType, Callable[[str, str, bool], float]] = {

@@ -15,7 +15,7 @@ from functools import cached_property
 
 from pydantic import Field, field_validator
 
-from squall.algorithms.accuracy import PUBLISHED_CORRECT_ABOVE, accuracy
+from squall.algorithms.accuracy import PUBLISHED_CORRECT_ABOVE, accuracy, benchmark_accuracy
 from squall.algorithms.alignment import (
     RIGHT_ABOVE,
     AlignmentConfig,
@@ -228,6 +228,12 @@ def _accuracy_reward(context: RewardContext) -> Sequence[float]:
     return context.accuracies
 
 
+def _benchmark_reward(context: RewardContext) -> Sequence[float]:
+    """Accuracy, but mean relative accuracy for estimates, as benchmarks report it."""
+    sample, quirks = context.group.sample, context.config.published_quirks
+    return [benchmark_accuracy(answer, sample.solution, sample.problem_type, quirks) for answer in context.answers]
+
+
 def _format_reward(context: RewardContext) -> Sequence[float]:
     """1 for a think block, then an answer block, and nothing else."""
     return [format_score(rollout.text) for rollout in context.group.rollouts]
@@ -282,6 +288,7 @@ def _per_branch(context: RewardContext, reward: Callable[[list[int]], list[float
 # The first line of each one's docstring is what `squall reward` lists.
 REWARDS: Mapping[str, RewardFunction] = {
     "accuracy": _accuracy_reward,
+    "benchmark_accuracy": _benchmark_reward,
     "format": _format_reward,
     "consistency": _consistency_reward,
     "reasoning": _reasoning_reward,

@@ -1,15 +1,16 @@
-"""Statistics of paired evaluations: bootstrap intervals, McNemar's test, Wilson's interval, relative drop."""
+"""Statistics of paired evaluations: bootstrap intervals, McNemar's test with Holm's correction, Wilson's interval, drop."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from statistics import NormalDist
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-_RESAMPLES_PER_BLOCK = 500  # bounds memory: 500 resamples of 10,000 clusters are 40 MB of indices
+from squall.algorithms.bootstrap import Bootstrap
 
 
 @dataclass(frozen=True, slots=True)
@@ -32,7 +33,9 @@ def paired_bootstrap(
     seed: int = 0,
     confidence: float = 0.95,
 ) -> Interval:
-    """Percentile bootstrap interval of ``mean(after) - mean(before)`` over the same n questions.
+    """Bootstrap interval of ``mean(after) - mean(before)`` over the same n questions, as `bootstrap.intervals` makes it.
+
+    Where no cluster differs from another, as with one alone, bounds suppose scores in [0, 1].
 
     Args:
         before, after: scores, bool or float, shape (n,), in the same order of questions.
@@ -47,16 +50,10 @@ def paired_bootstrap(
     before_n, after_n = _paired(before, after)
     differences = after_n - before_n
     sums, counts = _cluster_totals(differences, clusters)
-    rng = np.random.default_rng(seed)
-    means = np.concatenate(
-        [
-            _resampled_means(sums, counts, min(_RESAMPLES_PER_BLOCK, resamples - start), rng)
-            for start in range(0, resamples, _RESAMPLES_PER_BLOCK)
-        ]
-    )
-    tail = (1.0 - confidence) / 2.0
-    low, high = np.quantile(means, [tail, 1.0 - tail])
-    return Interval(float(before_n.mean()), float(after_n.mean()), float(differences.mean()), float(low), float(high))
+    figure = Bootstrap()
+    figure.add(sums[:, None], counts[:, None], np.ones(1))
+    low, high = (float(bound[0]) for bound in figure.draw(resamples, seed).interval(confidence))
+    return Interval(float(before_n.mean()), float(after_n.mean()), float(differences.mean()), low, high)
 
 
 def relative_drop(original: float, average: float) -> float:
@@ -67,19 +64,40 @@ def relative_drop(original: float, average: float) -> float:
     return (original - average) / original if original else math.nan
 
 
-def mcnemar_exact(before: ArrayLike, after: ArrayLike) -> float:
+def mcnemar_exact(before: ArrayLike, after: ArrayLike, clusters: ArrayLike | None = None) -> float:
     """Two-sided exact McNemar p-value in (0, 1] for binary scores of the same questions, shape (n,) each.
 
-    Only the questions whose correctness changed count; under the null each change is a fair coin.
+    Only the questions whose correctness changed count; under the null each change is a fair coin. With `clusters` each
+    cluster's changes, gained minus lost, are one coin: questions about one video change together, and counted one by one
+    they make chance look significant. With one question per cluster both are the same test.
     """
     before_n, after_n = _paired(before, after)
     if not (np.isin(before_n, (0.0, 1.0)).all() and np.isin(after_n, (0.0, 1.0)).all()):
         raise ValueError("mcnemar_exact: scores must be 0 or 1; use paired_bootstrap for graded scores")
-    gained = int(((before_n == 0) & (after_n == 1)).sum())
-    lost = int(((before_n == 1) & (after_n == 0)).sum())
-    changed = gained + lost
-    tail = sum(math.comb(changed, k) for k in range(min(gained, lost) + 1))
-    return min(1.0, 2 * tail / 2**changed)
+    gains, _ = _cluster_totals(after_n - before_n, clusters)
+    gains = np.rint(gains).astype(np.int64)
+    chances = np.ones(1)  # of the sums of signed gains, from the lowest to the highest, two apart
+    for size, count in zip(*np.unique(np.abs(gains[gains != 0]), return_counts=True), strict=True):
+        coins = np.zeros(size * count + 1)
+        coins[::size] = _fair_coins(int(count))
+        chances = np.convolve(chances, coins)
+    middle = len(chances) - 1
+    sums = np.abs(2 * np.arange(len(chances)) - middle)
+    return float(min(1.0, max(chances[sums >= abs(int(gains.sum()))].sum(), np.finfo(float).tiny)))
+
+
+def holm(p_values: Sequence[float | None]) -> list[float | None]:
+    """P-values adjusted so that the chance of any false finding among all of them stays below the level (Holm 1979).
+
+    None, where there was no test, stays None and does not count.
+    """
+    tested = sorted((p, i) for i, p in enumerate(p_values) if p is not None)
+    adjusted: list[float | None] = [None] * len(p_values)
+    highest = 0.0
+    for rank, (p, i) in enumerate(tested):
+        highest = max(highest, min(1.0, (len(tested) - rank) * p))
+        adjusted[i] = highest
+    return adjusted
 
 
 def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tuple[float, float]:
@@ -116,6 +134,7 @@ def _cluster_totals(differences: np.ndarray, clusters: ArrayLike | None) -> tupl
     return np.bincount(membership, weights=differences), np.bincount(membership).astype(np.float64)
 
 
-def _resampled_means(sums: np.ndarray, counts: np.ndarray, resamples: int, rng: np.random.Generator) -> np.ndarray:
-    drawn = rng.integers(len(sums), size=(resamples, len(sums)))
-    return sums[drawn].sum(axis=1) / counts[drawn].sum(axis=1)
+def _fair_coins(count: int) -> np.ndarray:
+    """Chance of 0, 1, ..., `count` heads."""
+    logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
+    return np.exp(logs[-1] - logs - logs[::-1] - count * math.log(2))

@@ -1,6 +1,6 @@
 """Rows of an ablation: named configurations with their seeds, run alike by `squall tune` and set side by side in one table.
 
-Intervals are 95 % percentile bootstrap intervals over videos of what the seeds reach on average; how far seeds lie apart is
+Intervals are 95 % bootstrap intervals over videos of what the seeds reach on average; how far seeds lie apart is
 shown beside them. A row of one seed is marked: it shows that the configuration runs, and claims nothing.
 """
 

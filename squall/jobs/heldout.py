@@ -140,7 +140,7 @@ def accuracies(answers: HeldOutAnswers) -> dict[str, float]:
 def compare(before: HeldOutAnswers, after: HeldOutAnswers, seed: int) -> dict[str, Any]:
     """Paired results of two evaluations, in the form of results.json.
 
-    Intervals are 95 % percentile bootstrap intervals over videos. Questions that either evaluation lost are left out.
+    Intervals are 95 % bootstrap intervals over videos (docs/metrics.md). Questions that either evaluation lost are left out.
     """
     order = {sample.id: i for i, sample in enumerate(after.samples)}
     rows = [(i, order[sample.id]) for i, sample in enumerate(before.samples) if sample.id in order]

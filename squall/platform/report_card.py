@@ -7,6 +7,7 @@ a time, so that an evaluation that was interrupted ends in the same files as one
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any, Literal
 
@@ -48,13 +49,20 @@ ANSWERS = pa.schema([
 
 
 class Estimate(Config):
-    """A fraction with its 95 % percentile bootstrap interval over videos. None where it is not defined."""
+    """A fraction with its 95 % bootstrap interval over videos (docs/metrics.md). None where it is not defined."""
 
     value: float | None
     low: float | None
     high: float | None
     n: int
     """Questions that it rests on."""
+
+    @classmethod
+    def of(cls, value: float, low: float, high: float, n: int, bounds: tuple[float, float] = (-math.inf, math.inf)) -> Estimate:
+        """Rounded to six digits, below which sums in another order may differ, and kept within `bounds`; NaN becomes None."""
+        low, high = max(low, bounds[0]), min(high, bounds[1])
+        return cls(n=n, **{name: round(float(number), 6) + 0.0 if math.isfinite(number) else None
+                           for name, number in (("value", value), ("low", low), ("high", high))})
 
 
 class ConditionResult(Config):
@@ -72,7 +80,7 @@ class ConditionResult(Config):
     consistency: Estimate
     """Share of questions whose answer means the same as the clean one, right or wrong."""
     p_value: float | None
-    """Exact McNemar test against clean, two-sided; None for graded scores and for clean."""
+    """Exact McNemar test against clean, two-sided, each video one coin; None for graded scores and for clean."""
     p_holm: float | None
     """The same after Holm's correction over all corrupted conditions of the card."""
 
@@ -85,6 +93,7 @@ class Group(Config):
     corrupted: Estimate
     """Mean over the group's corrupted conditions, each of which counts the same."""
     change: Estimate
+    """The same mean of the conditions' changes, over questions answered both clean and corrupted."""
 
 
 class CurvePoint(Config):
@@ -96,7 +105,7 @@ class CurvePoint(Config):
 
 
 class CalibrationBin(Config):
-    """Answers whose confidence lies in [low, high)."""
+    """Answers whose confidence lies in [low, high); the last bin holds 1 too."""
 
     low: float
     high: float
@@ -109,7 +118,7 @@ class Calibration(Config):
     """How far confidence and accuracy lie apart, over the answers that have a confidence."""
 
     ece: Estimate
-    """Expected calibration error over ten bins of equal width (Guo et al. 2017)."""
+    """Expected calibration error over ten bins of equal width (Guo et al. 2017); n counts answers, as in all of this."""
     brier: Estimate
     """Mean squared difference of confidence and score."""
     bins: tuple[CalibrationBin, ...]
@@ -123,9 +132,9 @@ class Summary(Config):
     mpc: Estimate
     """Mean accuracy under corruption: over severities, then over kinds (Michaelis et al. 2019; Yi et al. 2021)."""
     rpc: Estimate
-    """``mpc / clean``."""
+    """``mpc / clean``, like all that compares with clean over questions answered both clean and corrupted."""
     worst: Estimate
-    """Accuracy under the kind that is worst on average over its severities."""
+    """Accuracy under the kind that is worst on average over its severities; the interval allows for its having been chosen."""
     worst_kind: str | None
     relative_robustness: Estimate
     """``1 - (clean - mpc) / clean`` (Schiappa et al. 2023)."""
@@ -224,8 +233,9 @@ class Contrast(Config):
     second: float
     change: Estimate
     p_value: float | None
-    """Exact McNemar test where scores are 0 or 1; None for averages over conditions and graded scores."""
+    """Exact McNemar test, each video one coin, where scores are 0 or 1; None for averages over conditions and graded scores."""
     p_holm: float | None
+    """The same after Holm's correction over all contrasts of the comparison."""
 
 
 class ComparisonCard(Config):
@@ -235,8 +245,10 @@ class ComparisonCard(Config):
     second: str
     contrasts: tuple[Contrast, ...]
     n: int
-    """Questions that both answered."""
+    """Questions that both answered in at least one common condition."""
     unreliable: tuple[str, ...] = ()
+    """Reasons why the contrasts should not be trusted, each a sentence; empty where none is known."""
+    notes: tuple[str, ...] = ()
 
 
 CARD_FILE, ANSWERS_FILE = "card.json", "answers.parquet"

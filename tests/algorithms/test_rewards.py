@@ -8,7 +8,7 @@ import types
 
 import pytest
 
-from squall.algorithms.accuracy import accuracy, majority_answer, parse_number
+from squall.algorithms.accuracy import accuracy, benchmark_accuracy, majority_answer, mean_relative_accuracy, parse_number
 from squall.algorithms.rewards import (
     REWARDS,
     RewardConfig,
@@ -171,6 +171,24 @@ def test_length_bonus_fixture():
     assert length_bonus([1, 0.1, 0], [400, 400, 400]) == [0.0, 0.0, 0.0]
 
 
+@pytest.mark.parametrize("answer, solution, score", [
+    ("100", "100", 1.0), ("95", "100", 0.9), ("105", "100", 0.9), ("95.1", "100", 1.0), ("51", "100", 0.1), ("50", "100", 0.0),
+    ("250", "100", 0.0), ("7.5", "10", 0.5), ("-7.6", "-10", 0.6), ("0", "0", 1.0), ("0.1", "0", 0.0), ("ten", "10", 0.0),
+    (None, "10", 0.0),
+])
+def test_mean_relative_accuracy_counts_thresholds(answer: str | None, solution: str, score: float):
+    assert mean_relative_accuracy(answer, solution) == pytest.approx(score)
+    assert benchmark_accuracy(answer, solution, REGRESSION) == pytest.approx(score)
+
+
+def test_benchmark_accuracy_is_accuracy_but_for_estimates():
+    assert benchmark_accuracy("(b) blue", "B", CHOICE) == accuracy("(b) blue", "B", CHOICE) == 1.0
+    assert benchmark_accuracy("3", "3.0", NUMERICAL, published_quirks=True) == 0.0
+    assert accuracy("9", "10", REGRESSION) == pytest.approx(0.9) and benchmark_accuracy("9", "10", REGRESSION) == 0.8
+    scored = score_group(group([(CLEAN, said("9"), 3)], REGRESSION, "10"), RewardConfig(weights={"benchmark_accuracy": 1.0}))
+    assert scored.rewards[0] == pytest.approx({"accuracy": 0.9, "benchmark_accuracy": 0.8})
+
+
 def test_temporal():
     assert temporal([1, 1, 0, 0], [1, 0, 0, 0]) == [1, 1, 0, 0]
     assert temporal([1, 1, 0, 0], [1, 0]) == [0, 0, 0, 0]
@@ -193,6 +211,7 @@ def test_score_group_by_branch():
     columns = {name: [row[name] for row in scored.rewards] for name in REWARDS}
     assert columns == {
         "accuracy": [0, 1, 1, 1, 0, 1, 0, 0],
+        "benchmark_accuracy": [0, 1, 1, 1, 0, 1, 0, 0],
         "format": [1, 1, 1, 1, 0, 1, 1, 1],
         "consistency": [0, 1, 1, 1, 0, 1, 0, 0],
         "reasoning": [1, 1, 1, 1, 0, 1, 0, 0],
