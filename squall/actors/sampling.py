@@ -408,6 +408,11 @@ class GroupSampler:
         return Prepared(plan, failure=Failure("infrastructure", message))
 
     @property
+    def judge_engines(self) -> Sequence[Any]:
+        """Handles of the engines that judge: of their own, or the rollout engines where the policy judges."""
+        return tuple(self._judges) or self.engines
+
+    @property
     def engines(self) -> Sequence[Any]:
         """Handles of the rollout engines."""
         return tuple(worker.actor for worker in self._supervisor.workers if worker.role == "engine")

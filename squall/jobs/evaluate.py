@@ -7,27 +7,30 @@ interrupted run goes on with the next question; the card is computed from the an
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from itertools import count, islice
 from typing import Any
 
 from rich.console import Console
 
-from squall.actors.cluster import ResourcePlan, start_ray, stop_ray
+from squall.actors.cluster import Demand, ResourcePlan, start_ray, stop_ray
 from squall.actors.groups import SampledOutcome
+from squall.actors.judge_config import POLICY
 from squall.actors.logs import messages_of_ray
 from squall.actors.sampling import GroupSampler
-from squall.algorithms.confidence import answer_probability
 from squall.jobs.console import counted, phase, say
-from squall.jobs.evaluate_output import Confidence, Journal, write_answers
+from squall.jobs.evaluate_output import Journal, write_answers
 from squall.jobs.evaluate_plan import Condition, EvaluateConfig, Evaluation, prepare
+from squall.jobs.evaluate_reasoning import judge_reasoning
+from squall.jobs.evaluate_report import say_card, write_card
 from squall.jobs.resume import resume_command
-from squall.jobs.session import rollout_demands
+from squall.jobs.session import judge_demand, rollout_demands
 from squall.platform.config import dump_yaml
 from squall.platform.errors import FULL_DISK, ConfigError, SquallError
-from squall.platform.models import load_processor
-from squall.platform.report_card import ANSWERS_FILE, Loss
+from squall.platform.report_card import ANSWERS_FILE, CARD_FILE, Loss, Reasoning
 from squall.platform.runs import RunDirectory, append_line, read_json
 from squall.platform.work_progress import WorkProgress
 
@@ -51,7 +54,7 @@ def run(config: EvaluateConfig) -> int:
         journal = Journal(folder.path / "answers.jsonl")
         announce(work, folder, len(journal.done), console)
         try:
-            lost = ask_all(work, folder, journal, console)
+            lost, reasoning = ask_all(work, folder, journal, console)
         except KeyboardInterrupt:
             folder.event("interrupted", answered=len(journal.done))
             say(console, f"stopped: {len(journal.done):,} of {counted(work.case_count, 'answer')} are in; go on with: "
@@ -62,7 +65,7 @@ def run(config: EvaluateConfig) -> int:
                 raise
             raise SquallError(f"no room on the disk for {error.filename or folder.path} ({error.strerror}); what was answered "
                               f"before is good. Make room, then go on with: {resume_command(JOB, folder)}") from error
-        return finish(work, folder, journal, lost, time.monotonic() - started, console)
+        return finish(work, folder, journal, lost, reasoning, time.monotonic() - started, console)
     finally:
         lock.close()
 
@@ -73,7 +76,7 @@ def begin(folder: RunDirectory, work: Evaluation) -> None:
     Raises:
         ConfigError: answers that are there came about in another way.
     """
-    now: dict[str, Any] = {"asked": work.asked, "data": work.data["hash"], "model": work.model}
+    now: dict[str, Any] = {"asked": work.asked, "data": work.data["hash"], "model": work.model.facts}
     stored = read_json(folder.path / "settings.json") if work.config.resume else {}
     for section, values in stored.items():
         if values != now[section]:
@@ -96,33 +99,44 @@ def announce(work: Evaluation, folder: RunDirectory, done: int, console: Console
     if work.case_count < conditions * len(work.samples):
         asked = f"clean and in {work.config.conditions_per_question} of {counted(conditions - 1, 'corrupted condition')}"
     say(console, f"{counted(len(work.samples), 'question')} about {counted(work.data['videos'], 'clip')}, each {asked}, by "
-                 f"{work.model['label']}{there}")
+                 f"{work.model.label}{there}")
     if work.rejected:
         say(console, f"{counted(len(work.rejected), 'record')} of the manifest cannot be used, named in the report; the first: "
                      f"{work.rejected[0].message}")
     say(console, f"{folder.path}")
 
 
-def ask_all(work: Evaluation, folder: RunDirectory, journal: Journal, console: Console) -> list[Loss]:
-    """Ask what is not in the journal yet; returns what could not be answered.
+def ask_all(work: Evaluation, folder: RunDirectory, journal: Journal, console: Console) -> tuple[list[Loss], Reasoning | None]:
+    """Ask what is not in the journal yet, and have reasoning judged where that is wanted.
+
+    Returns what could not be answered, and what the judge said.
 
     Raises:
         SquallError: the actors cannot start, or one is stuck or gone for good.
     """
+    judges = work.config.judge is not None
+    if work.case_count == len(journal.done) and not judges:
+        return [], None
+    with sampling(work, folder, console) as sampler:
+        lost = ask(work, folder, journal, sampler, console)
+        ledger = folder.path / "judge.sqlite"
+        return lost, judge_reasoning(work, journal, sampler, ledger, console) if judges and journal.done else None
+
+
+def ask(work: Evaluation, folder: RunDirectory, journal: Journal, sampler: GroupSampler, console: Console) -> list[Loss]:
+    """Ask what is not in the journal yet; returns what could not be answered."""
     lost: list[Loss] = []
     todo = work.case_count - len(journal.done)
-    if not todo:
-        return lost
     cases = (case for case in work.cases() if (case[0], case[1].name) not in journal.done)
     ahead = READY * work.config.workers.max_groups_in_flight
     running: dict[int, tuple[int, Condition]] = {}
-    number = -1
-    with sampling(work, folder, console) as sampler, WorkProgress("answers", todo, todo, console=console) as progress:
+    numbers = count()
+    with WorkProgress("answers", todo, todo, console=console) as progress:
         while True:
-            while len(running) < ahead and (case := next(cases, None)) is not None:
-                number += 1
-                running[number] = case
-                sampler.submit(number, work.plan(*case))
+            for question, condition in islice(cases, ahead - len(running)):
+                number = next(numbers)
+                running[number] = question, condition
+                sampler.submit(number, work.plan(question, condition))
             if not running:
                 break
             for key, outcome in sampler.poll(5.0, may_publish=True):
@@ -132,10 +146,11 @@ def ask_all(work: Evaluation, folder: RunDirectory, journal: Journal, console: C
                 else:
                     journal.record(question, condition, outcome.scored)
                 progress.advance(key, 1.0, lost=outcome.scored is None)
-        for reason, count in sampler.take_retries().items():
-            progress.note(f"tried again: {count:,} {reason}")
-            folder.event("retried", reason=reason, count=count)
-    return lost
+        for reason, number in sampler.take_retries().items():
+            progress.note(f"tried again: {number:,} {reason}")
+            folder.event("retried", reason=reason, count=number)
+    order = {condition.name: place for place, condition in enumerate(work.conditions)}
+    return sorted(lost, key=lambda one: (one.question, order[one.condition]))
 
 
 def loss(work: Evaluation, question: int, condition: Condition, outcome: SampledOutcome) -> Loss:
@@ -144,16 +159,23 @@ def loss(work: Evaluation, question: int, condition: Condition, outcome: Sampled
                 reason=outcome.failure.reason, message=outcome.failure.message)
 
 
+def demands(work: Evaluation) -> list[Demand]:
+    """What engines, workers and judge reserve on the cluster."""
+    judge = work.config.judge
+    own_judge = judge is not None and judge.kind == "engine" and judge.model != POLICY
+    return [*rollout_demands(work.sampler.engine, work.config.workers), *([judge_demand(judge)] if own_judge else [])]
+
+
 @contextmanager
 def sampling(work: Evaluation, folder: RunDirectory, console: Console) -> Iterator[GroupSampler]:
     """Engines and workers, from their start to their end."""
-    sampler = GroupSampler(replace(work.sampler, logs=folder.logs))
+    sampler = GroupSampler(replace(work.sampler, logs=folder.logs), work.model.engine_class)
     with phase(console, "starting Ray", "ray", {}):
         cluster = start_ray(work.config.ray_address)
     try:
         with messages_of_ray(lambda line: append_line(folder.logs / "ray.log", line)):
-            ResourcePlan(tuple(rollout_demands(work.sampler.engine, work.config.workers))).check(cluster)
-            with phase(console, f"starting {counted(work.sampler.engine.count, 'engine')} with {work.model['label']} "
+            ResourcePlan(tuple(demands(work))).check(cluster)
+            with phase(console, f"starting {counted(work.sampler.engine.count, 'engine')} with {work.model.label} "
                                 "(tens of seconds)", "engine", {}):
                 sampler.start()
             yield sampler
@@ -162,20 +184,31 @@ def sampling(work: Evaluation, folder: RunDirectory, console: Console) -> Iterat
         stop_ray()
 
 
-def confidence_of(work: Evaluation) -> Confidence:
-    """How an answer's probability is found for this kind of model."""
-    processor = load_processor(work.sampler.model_path)
-    tokenizer = getattr(processor, "tokenizer", processor)
-
-    def decode(ids: Any) -> str:
-        return tokenizer.decode(ids, skip_special_tokens=True)
-
-    return lambda text, ids, logprobs: answer_probability(text, ids, logprobs, decode)
-
-
-def finish(work: Evaluation, folder: RunDirectory, journal: Journal, lost: list[Loss], wall_s: float,
-           console: Console) -> int:
-    """Write the answers, the card and the page. Returns the exit status."""
-    write_answers(folder.path / ANSWERS_FILE, work, journal, confidence_of(work))
-    journal.close()
+def finish(work: Evaluation, folder: RunDirectory, journal: Journal, lost: Sequence[Loss], reasoning: Reasoning | None,
+           wall_s: float, console: Console) -> int:
+    """Write the answers, the card and the page, and say what came of it. Returns the exit status."""
+    for one in lost[:SHOWN_LOSSES]:
+        say(console, f"lost: {one.message}")
+    if lost:
+        reasons = Counter(one.reason for one in lost)
+        say(console, f"{counted(len(lost), 'answer')} lost ({', '.join(f'{n:,} {reason}' for reason, n in reasons.items())}), "
+                     f"each named in {folder.path / CARD_FILE}; --resume asks for them again")
+    if not journal.done:
+        folder.event("stopped", error="no question was answered")
+        say(console, "no question was answered, so there is no card")
+        return 1
+    write_answers(folder.path / ANSWERS_FILE, work, journal, work.model.reading())
+    card = write_card(folder, {
+        "name": folder.name, "model": work.model.facts, "data": work.data, "asked": work.asked,
+        "reported": work.config.reported, "provenance": lasting(read_json(folder.provenance)), "lost": tuple(lost),
+        "reasoning": reasoning})
+    folder.event("finished", answers=len(journal.done), lost=len(lost))
+    say(console, f"{counted(len(journal.done), 'answer')}; took {wall_s:.1f} s")
+    say_card(card, console)
+    say(console, f"report: {folder.report}")
     return 0
+
+
+def lasting(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """What of a run's provenance does not depend on when and where it ran."""
+    return {name: provenance[name] for name in ("squall", "git_commit", "python", "packages")}

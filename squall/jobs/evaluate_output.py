@@ -18,7 +18,7 @@ from squall.algorithms.accuracy import canonical_answer
 from squall.jobs.evaluate_plan import SCORE, Condition, Evaluation
 from squall.jobs.evaluated_model import Reading
 from squall.platform.prompts import extract_answer
-from squall.platform.records import ScoredGroup, VideoSample
+from squall.platform.records import ScoredGroup
 from squall.platform.report_card import ANSWERS
 from squall.platform.runs import to_json
 from squall.platform.video import replacing
@@ -92,18 +92,19 @@ def write_answers(path: Path, work: Evaluation, journal: Journal, reading: Readi
     with replacing(path) as temporary, pq.ParquetWriter(temporary, ANSWERS, compression="zstd") as writer:
         rows: list[dict[str, Any]] = []
         for entry in journal.entries(cases):
-            rows += answer_rows(work.samples[entry["question"]], places[entry["condition"]], entry, reading)
+            rows += answer_rows(work, places[entry["condition"]], entry, reading)
             if len(rows) >= ROWS_AT_ONCE:
                 writer.write_table(pa.Table.from_pylist(rows, ANSWERS))
                 rows = []
         writer.write_table(pa.Table.from_pylist(rows, ANSWERS))
 
 
-def answer_rows(sample: VideoSample, condition: Condition, entry: Mapping[str, Any],
-                reading: Reading) -> Iterator[dict[str, Any]]:
+def answer_rows(work: Evaluation, condition: Condition, entry: Mapping[str, Any], reading: Reading) -> Iterator[dict[str, Any]]:
     """The rows of a question in a condition."""
+    sample = work.samples[entry["question"]]
     shared = {
-        "question": entry["question"], "condition": condition.name, "sample_id": sample.id, "media": sample.media,
+        "question": entry["question"], "condition": condition.name, "sample_id": sample.id,
+        "media": work.media_of(sample),
         "problem_type": str(sample.problem_type),
         "question_type": str(sample.metadata.get("question_type", sample.problem_type)), "problem": sample.problem,
         "options": list(sample.options), "solution": sample.solution, "kind": condition.kind, "family": entry["family"],

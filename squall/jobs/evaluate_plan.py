@@ -19,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 
 from squall.actors.endpoint_engine import EndpointEngineConfig
 from squall.actors.groups import GroupPlan, SamplerConfig, WorkersConfig
+from squall.actors.judge_config import JudgeConfig
 from squall.actors.rollout_engine import EngineConfig
 from squall.algorithms.corruption import CALIBRATION, CorruptionSpec, expand_kinds, parse_spec
 from squall.algorithms.rewards import RewardConfig
@@ -34,7 +35,7 @@ from squall.platform.runs import to_json
 from squall.platform.seeds import derive_seed
 from squall.platform.video import FrameSampling
 
-SCORE = "accuracy"
+SCORE = "benchmark_accuracy"
 """Reward that an answer's score is."""
 
 
@@ -100,6 +101,10 @@ class EvaluateConfig(Config):
     classifier: count, cpus, gpus and timeouts."""
     workers: WorkersConfig = WorkersConfig()
     """Corruption and reward workers."""
+    judge: JudgeConfig | None = None
+    """Who scores reasoning by five rubrics (docs/evaluate.md): of kind `engine` or `endpoint`; by default nobody."""
+    judged_questions: int = Field(50, ge=1)
+    """The first so many questions have their reasoning judged, in every condition that they are asked in."""
     ray_address: str | None = None
     """Cluster to join; by default RAY_ADDRESS, else a local one on the loopback interface."""
 
@@ -132,6 +137,8 @@ class EvaluateConfig(Config):
             raise ValueError(f"{self.answers} answers at temperature 0 would all be the same; ask for one or raise temperature")
         if self.kinds and not self.severities:
             raise ValueError("severities is empty; give one or more, or kinds=[] to ask about clean clips alone")
+        if self.judge is not None and not self.judge.can_see:
+            raise ValueError(f"judge.kind {self.judge.kind} compares texts and cannot grade reasoning: take engine or endpoint")
         if self.resume and self.name is None:
             raise ValueError("resume needs the run: give its config.yaml (runs/NAME/config.yaml), or name=NAME")
         return self
@@ -179,6 +186,18 @@ class Evaluation:
     sampling: SamplingSpec
     """Of every question, but for its seed."""
 
+    @cached_property
+    def media_root(self) -> Path:
+        """Folder that media in the table of answers start from, where they are below it."""
+        roots = [path.absolute().parent for path in self.config.manifest]
+        own = self.config.data.media_root
+        return Path(os.path.commonpath(roots)) if own is None else own.absolute()
+
+    def media_of(self, sample: VideoSample) -> str:
+        """A question's media as the table of answers names it, the same on every machine."""
+        path = Path(sample.media)
+        return path.relative_to(self.media_root).as_posix() if path.is_relative_to(self.media_root) else sample.media
+
     def cases(self) -> Iterator[tuple[int, Condition]]:
         """Every question in each of its conditions, all of a question together: its clip is then decoded once."""
         corrupted, wanted = self.conditions[1:], self.config.conditions_per_question
@@ -215,8 +234,9 @@ class Evaluation:
         reasons: dict[str, int] = {}
         for one in self.rejected:
             reasons[one.reason] = reasons.get(one.reason, 0) + 1
-        return {"manifest": [str(path) for path in self.config.manifest], "hash": hash_questions(self.samples),
-                "questions": len(self.samples), "videos": len({sample.media for sample in self.samples}), "rejected": reasons}
+        return {"manifest": [str(path) for path in self.config.manifest], "media_root": str(self.media_root),
+                "hash": hash_questions(self.samples), "questions": len(self.samples),
+                "videos": len({sample.media for sample in self.samples}), "rejected": reasons}
 
     @cached_property
     def asked(self) -> dict[str, Any]:
@@ -242,7 +262,7 @@ def prepare(config: EvaluateConfig) -> Evaluation:
     sampler = SamplerConfig(
         run_id=f"evaluate-{time.time_ns()}", model_path=model.path, model=model.model, engine=model.engine,
         workers=config.workers, frames=model.frames, cache=config.data.cache, prompt_template=model.prompt_template,
-        rewards=RewardConfig(weights={SCORE: 1.0}))
+        rewards=RewardConfig(weights={SCORE: 1.0}), judge=config.judge or JudgeConfig(), needs_judge=config.judge is not None)
     sampling = SamplingSpec(config.temperature, config.top_p, model.max_tokens)
     return Evaluation(config, samples, rejected, make_conditions(config.kinds, config.severities), model, sampler, sampling)
 

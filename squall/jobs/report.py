@@ -1,15 +1,19 @@
-"""`squall report RUN`: write report.html again from what the run directory holds, and nothing else.
+"""`squall report RUN [RUN ...]`: write report.html again from what the run directory holds, and nothing else.
 
-A finished run gets its held-out figures and examples; one that runs, or died, gets what there is so far.
+A finished run gets its held-out figures and examples; one that runs, or died, gets what there is so far. Several evaluations
+get one page that compares them.
 """
 
 from __future__ import annotations
 
 from pathlib import Path
 
+from pydantic import Field
 from rich.console import Console
 
 from squall.jobs import heldout
+from squall.jobs.console import say
+from squall.jobs.evaluate_report import check_kinds, compare, is_evaluation, page_for, remake, say_card, say_comparison
 from squall.jobs.examples import held_out_examples, training_examples
 from squall.jobs.registry import JOBS
 from squall.platform.answers import AnswerFilter, run_scoring, scan
@@ -24,20 +28,33 @@ from squall.platform.video import FrameSampling
 
 
 class ReportConfig(Config):
-    """Which run to report on."""
+    """Which runs to report on."""
 
-    run: Path
-    """Run directory."""
+    runs: tuple[Path, ...] = Field(min_length=1)
+    """Run directories: any one, or several evaluations, which then stand side by side."""
+    output: Path | None = None
+    """Page over several evaluations; by default comparison.html in the folder that holds them."""
 
 
 def run(config: ReportConfig) -> int:
     """Write the page and say where it is and what state the run is in."""
-    directory = RunDirectory.open(config.run)
-    page = build_report(directory)
     console = Console(highlight=False)
-    status = run_status(directory)
-    console.print(f"{directory.name}: {status.sentence}", soft_wrap=True, markup=False)
-    console.print(f"report: {page}", soft_wrap=True, markup=False)
+    folders = [RunDirectory.open(path) for path in config.runs]
+    check_kinds(folders)
+    if len(folders) > 1:
+        page = page_for(config.output, folders)
+        for comparison in compare(folders, page):
+            say_comparison(comparison, console)
+        say(console, f"report: {page}")
+        return 0
+    (directory,) = folders
+    if is_evaluation(directory):
+        say_card(remake(directory), console)
+        say(console, f"report: {directory.report}")
+        return 0
+    page = build_report(directory)
+    say(console, f"{directory.name}: {run_status(directory).sentence}")
+    say(console, f"report: {page}")
     return 0
 
 

@@ -252,6 +252,8 @@ class ComparisonCard(Config):
 
 
 CARD_FILE, ANSWERS_FILE = "card.json", "answers.parquet"
+FACTS = ("name", "model", "data", "asked", "provenance", "reasoning", "reported", "lost")
+"""Fields of a card that do not follow from the answers."""
 
 
 def read_card(folder: Path) -> ReportCard:

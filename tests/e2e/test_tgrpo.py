@@ -60,7 +60,7 @@ def test_a_run_trains_and_leaves_everything_behind(manifests: dict[str, Path], r
     page = (run / "report.html").read_text()
     assert "Held-out clips and answers" in page and "not exactly the pixels" not in page and "cannot be shown" not in page
     (run / "report.html").unlink()
-    assert report.run(report.ReportConfig(run=run)) == 0 and (run / "report.html").read_text() == page
+    assert report.run(report.ReportConfig(runs=(run,))) == 0 and (run / "report.html").read_text() == page
 
 
 @pytest.mark.parametrize(("overrides", "message"), [

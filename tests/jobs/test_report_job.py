@@ -99,7 +99,7 @@ def test_a_dead_run_says_where_it_stopped_and_shows_no_held_out_figures(
     finish(stored_run, make_group)
     stored_run.metrics.write_text('{"step": 2, "time": "2026-01-01T00:00:00.000Z", "reward/mean": 0.1}\n{"step": 3, "rewa')
     stored_run.event("stopped", error="RayError: an engine died")
-    assert write_report(ReportConfig(run=stored_run.path)) == 0
+    assert write_report(ReportConfig(runs=(stored_run.path,))) == 0
     page = stored_run.report.read_text(encoding="utf-8")
     assert "Stopped at step 2 of 5: RayError: an engine died" in page
     assert '<article class="card' not in page and "Held-out clips and answers" not in page
@@ -137,9 +137,9 @@ def test_curves_by_kind_come_from_the_stored_answers(stored_run: RunDirectory) -
 
 def test_a_directory_without_a_run_is_refused(tmp_path: Path) -> None:
     with pytest.raises(DataError, match="no config.yaml, so this is not a run directory"):
-        write_report(ReportConfig(run=tmp_path))
+        write_report(ReportConfig(runs=(tmp_path,)))
     with pytest.raises(SquallError, match="no such run directory"):
-        write_report(ReportConfig(run=tmp_path / "nothing"))
+        write_report(ReportConfig(runs=(tmp_path / "nothing",)))
 
 
 @pytest.mark.parametrize(("name", "text", "message"), [
