@@ -39,13 +39,15 @@ def assess(matrix: ScoreMatrix, resamples: int = RESAMPLES, seed: int = 0) -> As
     everything = np.ones(len(matrix.scores), bool)
     kinds, families = ([getattr(one, name) for one in matrix.conditions] for name in ("kind", "family"))
     severities = [None if one.severity is None else f"{one.severity:g}" for one in matrix.conditions]
-    for number, condition in enumerate(matrix.conditions):
-        sheet.add_all(condition.name, everything, [None] * number + [1] + [None] * (len(kinds) - number - 1))
+    for condition in matrix.conditions:
+        sheet.add_all(condition.name, everything, [1 if one is condition else None for one in matrix.conditions])
     sheet.add_all("mean", everything, kinds)
     sheet.add_all("families", everything, families)
     groups = {"kind": kinds, "family": families, "severity": severities}
+    names = {what: _different(labels) for what, labels in groups.items()}
+    names["severity"].sort(key=float)
     for what, labels in groups.items():
-        for label in _different(labels):
+        for label in names[what]:
             sheet.add_group(f"{what} {label}", everything, [1 if one == label else None for one in labels])
     for name in np.unique(matrix.types):
         flat = [None if kind is None else number for number, kind in enumerate(kinds)]
@@ -54,9 +56,9 @@ def assess(matrix: ScoreMatrix, resamples: int = RESAMPLES, seed: int = 0) -> As
     results = [sheet.condition(number) for number in range(len(matrix.conditions))]
     adjusted = holm([result.p_value for result in results])
     results = [result.model_copy(update={"p_holm": p}) for result, p in zip(results, adjusted, strict=True)]
-    by = {what: tuple(sheet.group(what, label) for label in _different(labels)) for what, labels in groups.items()}
+    by = {what: tuple(sheet.group(what, label) for label in labels) for what, labels in names.items()}
     types = tuple(sheet.group("type", str(name)) for name in np.unique(matrix.types))
-    return Assessment(sheet.summary(_different(kinds)), tuple(results), by["kind"], by["family"], by["severity"], types)
+    return Assessment(sheet.summary(names["kind"]), tuple(results), by["kind"], by["family"], by["severity"], types)
 
 
 def contrast(first: ScoreMatrix, second: ScoreMatrix, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Contrast, ...]:
