@@ -75,6 +75,16 @@ def coverage(trials: int, videos: int, per_video: int = 5, uneven: bool = False,
     return found
 
 
+def ceiling_coverage(trials: int, videos: int, accuracy: float, seed: int = 0) -> float:
+    """How often the interval of an accuracy near 1 holds it; two questions a video."""
+    rng, figures = np.random.default_rng(seed), Bootstrap()
+    for _ in range(trials):
+        right = rng.binomial(2, rng.beta(SPREAD * accuracy, SPREAD * (1 - accuracy), (videos, 1))).astype(float)
+        figures.add(right, np.full((videos, 1), 2.0), np.ones(1))
+    low, high = figures.draw(RESAMPLES, seed).interval()
+    return float(((low <= accuracy) & (accuracy <= high)).mean())
+
+
 def worst_coverage(trials: int, videos: int, kinds: int, apart: float, seed: int = 0) -> tuple[float, float]:
     """How often the worst kind's interval holds the accuracy under that kind: with and without allowing for the choice."""
     rng, held = np.random.default_rng(seed), np.zeros(2)
@@ -145,6 +155,9 @@ def report(trials: int) -> Iterator[float]:
                       + "  ".join(f"{value:9.3f}" for value in found.values()), flush=True)
                 if videos >= 20 and not plain:
                     yield from found.values()
+    for videos, wrong in ((40, 2), (40, 4), (40, 8), (200, 2), (200, 4), (200, 8), (200, 16)):
+        held = ceiling_coverage(trials, videos, 1 - wrong / (2 * videos))
+        print(f"{videos} videos, {wrong} wrong answers expected: {held:.3f}", flush=True)
     for kinds, apart in ((8, 0.0), (29, 0.0), (29, 0.1), (29, 0.3)):
         allowed, alone = worst_coverage(trials // 4, 100, kinds, apart)
         print(f"worst of {kinds} kinds, {2 * apart:g} apart, 100 videos: {allowed:.3f}, as if not chosen {alone:.3f}",

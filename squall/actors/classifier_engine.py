@@ -58,7 +58,8 @@ class ClassifierEngine:
         """The likeliest of a question's options, or of all classes where it has none; `request.n` times the same.
 
         `text` is ``<answer>B</answer>``, or the class itself where the option has no letter. `token_ids` are the five
-        likeliest classes and `logprobs` their natural log-probabilities over all classes; the answer's stand first.
+        likeliest classes and `logprobs` their natural log-probabilities; the answer's stand first, and its probability is that
+        among the options.
         Of the sampling nothing is used.
 
         Raises:

@@ -13,7 +13,7 @@ import numpy as np
 from squall.algorithms.bootstrap import Bootstrap, intervals, simultaneous_interval
 from squall.algorithms.score_matrix import ClusterSums, ScoreMatrix, nested_weights
 from squall.algorithms.statistics import holm, mcnemar_exact
-from squall.platform.report_card import CLEAN, ConditionResult, Contrast, Estimate, Group, Summary
+from squall.platform.report_card import CLEAN, ConditionResult, Contrast, CurvePoint, Estimate, Group, Summary
 
 RESAMPLES = 4000
 """Moves a bound by some 2 % of the interval's width from one seed to another."""
@@ -31,6 +31,7 @@ class Assessment:
     by_family: tuple[Group, ...]
     by_severity: tuple[Group, ...]
     by_question_type: tuple[Group, ...]
+    curves: tuple[CurvePoint, ...]
 
 
 def assess(matrix: ScoreMatrix, resamples: int = RESAMPLES, seed: int = 0) -> Assessment:
@@ -39,14 +40,19 @@ def assess(matrix: ScoreMatrix, resamples: int = RESAMPLES, seed: int = 0) -> As
     everything = np.ones(len(matrix.scores), bool)
     kinds, families = ([getattr(one, name) for one in matrix.conditions] for name in ("kind", "family"))
     severities = [None if one.severity is None else f"{one.severity:g}" for one in matrix.conditions]
-    for number, condition in enumerate(matrix.conditions):
-        sheet.add_all(condition.name, everything, [None] * number + [1] + [None] * (len(kinds) - number - 1))
+    for condition in matrix.conditions:
+        sheet.add_all(condition.name, everything, [1 if one is condition else None for one in matrix.conditions])
     sheet.add_all("mean", everything, kinds)
     sheet.add_all("families", everything, families)
     groups = {"kind": kinds, "family": families, "severity": severities}
+    names = {what: _different(labels) for what, labels in groups.items()}
+    names["severity"].sort(key=float)
     for what, labels in groups.items():
-        for label in _different(labels):
+        for label in names[what]:
             sheet.add_group(f"{what} {label}", everything, [1 if one == label else None for one in labels])
+    points = sorted({(one.family, one.severity) for one in matrix.conditions if one.family and one.severity is not None})
+    for point in points:
+        sheet.add_point(point, [1 if (one.family, one.severity) == point else None for one in matrix.conditions])
     for name in np.unique(matrix.types):
         flat = [None if kind is None else number for number, kind in enumerate(kinds)]
         sheet.add_group(f"type {name}", matrix.types == name, flat)
@@ -54,9 +60,10 @@ def assess(matrix: ScoreMatrix, resamples: int = RESAMPLES, seed: int = 0) -> As
     results = [sheet.condition(number) for number in range(len(matrix.conditions))]
     adjusted = holm([result.p_value for result in results])
     results = [result.model_copy(update={"p_holm": p}) for result, p in zip(results, adjusted, strict=True)]
-    by = {what: tuple(sheet.group(what, label) for label in _different(labels)) for what, labels in groups.items()}
+    by = {what: tuple(sheet.group(what, label) for label in labels) for what, labels in names.items()}
     types = tuple(sheet.group("type", str(name)) for name in np.unique(matrix.types))
-    return Assessment(sheet.summary(_different(kinds)), tuple(results), by["kind"], by["family"], by["severity"], types)
+    return Assessment(sheet.summary(names["kind"]), tuple(results), by["kind"], by["family"], by["severity"], types,
+                      tuple(sheet.point(point) for point in points))
 
 
 def contrast(first: ScoreMatrix, second: ScoreMatrix, resamples: int = RESAMPLES, seed: int = 0) -> tuple[Contrast, ...]:
@@ -127,6 +134,10 @@ class _Sheet:
         self.figures.add(self.sums(values[:, wanted], inside), self.sums(np.ones(inside.shape), inside), weights)
         self.rests_on[key] = _rests_on(inside, weights)
 
+    def add_point(self, point: tuple[str, float], outer: Sequence[object]) -> None:
+        """Accuracy in the conditions of a family and a severity."""
+        self._add(f"{point}: accuracy", np.ones(len(self.matrix.scores), bool), outer, self.matrix.scores, self.matrix.answered)
+
     def draw(self, resamples: int, seed: int) -> None:
         self.place = {key: number for number, key in enumerate(self.rests_on)}
         self.draws = self.figures.draw(resamples, seed)
@@ -158,6 +169,9 @@ class _Sheet:
         name = f"{what} {label}"
         return Group(name=label, clean=self.read(f"{name}: before"), corrupted=self.read(f"{name}: accuracy"),
                      change=self.read(f"{name}: change", CHANGE))
+
+    def point(self, point: tuple[str, float]) -> CurvePoint:
+        return CurvePoint(family=point[0], severity=point[1], accuracy=self.read(f"{point}: accuracy"))
 
     def summary(self, kinds: Sequence[str]) -> Summary:
         before, after = "mean: before", "mean: after"

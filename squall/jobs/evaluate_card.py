@@ -37,6 +37,7 @@ def build_card(answers: pa.Table, facts: Mapping[str, Any]) -> ReportCard:
         **{**facts, "notes": (*facts.get("notes", ()), *_notes(found.matrix, [one.p_value for one in assessment.conditions]))},
         summary=assessment.summary, conditions=assessment.conditions, by_kind=assessment.by_kind,
         by_family=assessment.by_family, by_severity=assessment.by_severity, by_question_type=assessment.by_question_type,
+        curves=assessment.curves,
         calibration_clean=_calibration(answers, clean=True), calibration_corrupted=_calibration(answers, clean=False))
     return card.model_copy(update={"unreliable": card_doubts(card, found, answers)})
 
@@ -80,8 +81,9 @@ def _common(keys: Sequence[Sequence[Hashable]]) -> tuple[np.ndarray, np.ndarray]
 def _notes(matrix: ScoreMatrix, p_values: Iterable[float | None]) -> list[str]:
     notes = _many_tests(p_values)
     if not matrix.answered.all():
-        notes.append("Questions were lost: changes, ratios, flips and consistency rest on those answered both clean and"
-                     " corrupted, so that they may differ a little from what the accuracies beside them give.")
+        notes.append("Not every question has an answer in every condition: changes, ratios, flips and consistency rest on"
+                     " those answered both clean and corrupted, so that they may differ a little from what the accuracies"
+                     " beside them give.")
     return notes
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 
 import numpy as np
@@ -10,10 +11,12 @@ import pyarrow.compute as pc
 
 from squall.algorithms.accuracy import canonical_answer
 from squall.algorithms.bootstrap import effective_clusters
+from squall.algorithms.rubrics import doubts
 from squall.algorithms.score_matrix import ScoreMatrix
 from squall.jobs.evaluate_matrix import AnswerMatrix
 from squall.platform.records import ProblemType
-from squall.platform.report_card import CLEAN, ReportCard
+from squall.platform.report_card import ReportCard
+from squall.platform.rubric_labels import load_labels
 
 FEWEST_VIDEOS = 10
 """With so many, intervals cover the truth 93 to 96 times in 100; with 5, 88 to 94 times (docs/metrics.md)."""
@@ -23,14 +26,12 @@ LOSS_SPREAD = 0.02
 """Conditions whose losses differ by more are asked of different questions; models differ by amounts of that size."""
 UNANSWERED_SHARE = 0.10
 """More answers without a tag measure whether the model keeps to the format, not what it sees."""
-FEW_WRONG = 5
-"""With fewer wrong answers intervals cover some 91 % (docs/metrics.md), and nothing is left to tell models apart."""
+FEW_WRONG = 8
+"""With 4 wrong answers intervals cover 92 %, with 8 94 % (docs/metrics.md); and little is left to tell models apart."""
 CUT_OFF_SHARE = 0.05
 """Cut-off answers score 0 whatever the model would have said."""
 SAME_ANSWER_SHARE = 0.95
 """A model that gives one letter this often does not look at the video; no solutions are so one-sided."""
-LOW_KAPPA = 0.41
-"""Below it agreement is at most fair (Landis and Koch 1977)."""
 
 
 def card_doubts(card: ReportCard, found: AnswerMatrix, answers: pa.Table) -> tuple[str, ...]:
@@ -42,9 +43,9 @@ def card_doubts(card: ReportCard, found: AnswerMatrix, answers: pa.Table) -> tup
 def comparison_doubts(cards: Sequence[ReportCard], tables: Sequence[pa.Table], found: Sequence[AnswerMatrix],
                       common: Sequence[ScoreMatrix]) -> tuple[tuple[str, ...], tuple[str, ...]]:
     """What speaks against a comparison, and what is to be known about it; `common` is what both share of what they `found`."""
-    doubts = [*_of_difference(cards, found, common), *_of_clips(tables), *_differing(cards, ("seed", "calibration", "frames")),
-              *_of_sample(common[0].clusters)]
-    return tuple(doubts), tuple(_differing(cards, ("decoding", "prompt_template")))
+    against = [*_of_difference(cards, found, common), *_of_clips(tables),
+               *_differing(cards, ("seed", "calibration", "frames")), *_of_sample(common[0].clusters)]
+    return tuple(against), tuple(_differing(cards, ("decoding", "prompt_template")))
 
 
 def _of_sample(clusters: np.ndarray) -> Iterator[str]:
@@ -55,15 +56,16 @@ def _of_sample(clusters: np.ndarray) -> Iterator[str]:
 
 
 def _of_losses(card: ReportCard, found: AnswerMatrix) -> Iterator[str]:
-    asked = max(int(card.data.get("questions", 0)), len(found.questions))
-    conditions = [(one.name, count) for one, count in zip(found.matrix.conditions, found.matrix.answered.sum(0), strict=True)
-                  if count or one.name != CLEAN or any(loss.condition == CLEAN for loss in card.lost)]
-    lost = {name: 1 - count / asked for name, count in conditions}
-    share, fewest, most = float(np.mean(list(lost.values()))), min(lost, key=lost.get), max(lost, key=lost.get)
+    lost = Counter(loss.condition for loss in card.lost)
+    if not lost:
+        return
+    counts = zip(found.matrix.conditions, found.matrix.answered.sum(0), strict=True)
+    shares = {one.name: lost[one.name] / (lost[one.name] + int(count)) for one, count in counts if lost[one.name] or count}
+    share, fewest, most = float(np.mean(list(shares.values()))), min(shares, key=shares.get), max(shares, key=shares.get)
     if share > LOST_SHARE:
         yield f"{share:.1%} of all answers are lost: what the model would have said to these is not known."
-    if lost[most] - lost[fewest] > LOSS_SPREAD:
-        yield (f"Losses differ between conditions: {lost[fewest]:.1%} in '{fewest}', {lost[most]:.1%} in '{most}'; their"
+    if shares[most] - shares[fewest] > LOSS_SPREAD:
+        yield (f"Losses differ between conditions: {shares[fewest]:.1%} in '{fewest}', {shares[most]:.1%} in '{most}'; their"
                " accuracies are over different questions.")
 
 
@@ -107,12 +109,8 @@ def _of_answers(answers: pa.Table) -> Iterator[str]:
         yield f"{count / len(said):.1%} of the answers to multiple choice are '{letter}': the model hardly looks at the video."
 
 
-def _of_judge(card: ReportCard) -> Iterator[str]:
-    for one in card.reasoning.agreement if card.reasoning else ():
-        if one.weighted_kappa is None or one.weighted_kappa < LOW_KAPPA:
-            kappa = "not defined" if one.weighted_kappa is None else f"{one.weighted_kappa:.2f}"
-            yield (f"The judge's agreement with hand-labelled traces on {one.name} is low (weighted kappa {kappa}, {one.n}"
-                   " traces): do not rely on its scores of it.")
+def _of_judge(card: ReportCard) -> tuple[str, ...]:
+    return doubts(card.reasoning.agreement, len(load_labels())) if card.reasoning else ()
 
 
 def _of_severity(card: ReportCard) -> Iterator[str]:

@@ -80,10 +80,11 @@ def unknown_labels(samples: Iterable[VideoSample], classes: Sequence[str]) -> Co
 
 
 def choose(probabilities: np.ndarray, allowed: Sequence[Candidate]) -> tuple[str, tuple[int, ...], tuple[float, ...]]:
-    """The likeliest answer, and the five likeliest classes with their natural log-probabilities over all classes.
+    """The likeliest answer, and the five likeliest classes with their natural log-probabilities.
 
-    The answer's class stands first, the others follow from the likeliest on. A class that is likelier than the answer was
-    not allowed. If the answer is not itself among the five likeliest, none of what was allowed is, and the fifth gives way.
+    The answer's class stands first, with its probability among what was allowed; the others follow from the likeliest on, with
+    theirs among all classes. A class that is likelier than the answer was not allowed. If the answer is not itself among the
+    five likeliest, none of what was allowed is, and the fifth gives way.
 
     Args:
         probabilities: float32 (K,).
@@ -91,7 +92,9 @@ def choose(probabilities: np.ndarray, allowed: Sequence[Candidate]) -> tuple[str
     best = max(allowed, key=lambda candidate: probabilities[candidate.index])
     others = [int(index) for index in np.argsort(-probabilities, kind="stable") if index != best.index]
     indices = (best.index, *others[:LIKELIEST - 1])
-    logs = np.log(np.maximum(probabilities[list(indices)], np.finfo(np.float32).tiny))
+    shares = probabilities[list(indices)].astype(np.float64)
+    shares[0] /= max(sum(float(probabilities[candidate.index]) for candidate in allowed), np.finfo(np.float32).tiny)
+    logs = np.log(np.clip(shares, np.finfo(np.float32).tiny, 1.0))
     return best.answer, indices, tuple(map(float, logs))
 
 

@@ -113,7 +113,8 @@ def test_a_sampler_asks_a_classifier_as_it_asks_a_policy(ray_cluster: object, co
         assert group.prompt == "\n".join((plan.sample.problem, *plan.sample.options))
         for rollout, rewards in zip(group.rollouts, outcome.scored.rewards, strict=True):
             assert rewards["accuracy"] == float(rollout.text == f"<answer>{plan.sample.solution}</answer>")
-            assert np.exp(rollout.logprobs).sum() < 1.0 + 1e-5
+            assert 1 / len(plan.sample.options) <= np.exp(rollout.logprobs[0]) <= 1.0
+            assert np.exp(rollout.logprobs[1:]).sum() < 1.0 + 1e-5
 
 
 def test_a_model_that_cannot_be_used_is_refused_with_its_reason_as_it_starts(ray_cluster: object, colours: Path,

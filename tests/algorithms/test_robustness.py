@@ -9,13 +9,13 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from squall.algorithms.bootstrap import Bootstrap, effective_clusters, simultaneous_interval, student_quantile
+from squall.algorithms.bootstrap import Bootstrap, effective_clusters, intervals, simultaneous_interval, student_quantile
 from squall.algorithms.calibration import calibrate
 from squall.algorithms.robustness import assess, contrast
 from squall.algorithms.score_matrix import Condition, ScoreMatrix, average_answers, majority_meanings, nested_weights
 from squall.algorithms.statistics import holm, mcnemar_exact
 
-CONDITIONS = (Condition("clean"), Condition("fog 0.3", "fog", "weather", 0.3), Condition("fog 0.7", "fog", "weather", 0.7),
+CONDITIONS = (Condition("clean"), Condition("fog 0.7", "fog", "weather", 0.7), Condition("fog 0.3", "fog", "weather", 0.3),
               Condition("rain 0.7", "rain", "weather", 0.7), Condition("blur 0.7", "blur", "camera", 0.7))
 SCORES = np.array([
     [1, 1, 0, 1, 1],
@@ -60,13 +60,16 @@ def test_every_figure_is_what_its_definition_gives_by_hand():
     groups = {group.name: group.corrupted.value for table in tables for group in table}
     assert groups == pytest.approx({"fog": 0.5, "rain": 0.25, "blur": 0.75, "weather": 1.25 / 3, "camera": 0.75, "0.3": 0.5,
                                     "0.7": 0.5, "count": 6 / 8, "colour": 2 / 8}, abs=1e-6)
+    assert [group.name for group in found.by_severity] == ["0.3", "0.7"]
     colour = next(group for group in found.by_question_type if group.name == "colour")
     assert (colour.clean.value, colour.change.value, colour.clean.n) == (0.5, -0.25, 2)
 
 
 def test_p_values_take_each_video_as_one_coin():
-    rain = assess(matrix(), resamples=50).conditions[3]
-    # Videos a and b lose one question each, c loses none: two heads, or two tails, of two coins.
+    both_of_a = SCORES.copy()
+    both_of_a[0, 3] = 0
+    rain = assess(matrix(both_of_a), resamples=50).conditions[3]
+    # Video a loses two questions, b one, c none: two heads, or two tails, of two coins, not of three.
     assert rain.p_value == pytest.approx(0.5) and rain.p_holm == 1.0
     graded = SCORES.copy()
     graded[0, 1] = 0.25
@@ -85,6 +88,12 @@ def test_a_question_that_is_lost_under_one_corruption_leaves_that_pair_only():
     mean_clean, mean = (0.75 + 1 + 0.75) / 3, (0.5 + 1 / 3 + 0.75) / 3
     assert found.summary.rpc.value == pytest.approx(mean / mean_clean, abs=1e-6)
     assert found.summary.clean.value == 0.75
+    lost = SCORES.copy()
+    lost[2, 0] = np.nan  # right clean, wrong under rain
+    rain = assess(matrix(lost), resamples=200).conditions[3]
+    assert (rain.accuracy.value, rain.accuracy.n) == (0.25, 4), "it was answered there"
+    assert (rain.change.value, rain.change.n) == (pytest.approx(1 / 3 - 2 / 3, abs=1e-6), 3)
+    assert (rain.flip_rate.value, rain.consistency.value) == (0.5, pytest.approx(1 / 3, abs=1e-6))
 
 
 def test_what_is_not_there_is_none_and_never_nought():
@@ -200,6 +209,9 @@ def test_intervals_of_calibration_cover_the_truth(coverage_benchmark: ModuleType
 def test_quantiles_and_effective_clusters():
     assert student_quantile(0.975, 4) == pytest.approx(2.7764, rel=0.01)
     assert student_quantile(0.975, 19) == pytest.approx(2.0930, rel=1e-4)
+    # Normal tail at 2.0930 sqrt(20 / 19); resamples that go evenly from 0 to 1 show it.
+    low, high = intervals(np.array([0.5]), np.linspace(0, 1, 10_001)[:, None], np.array([20.0]))
+    assert (low[0], 1 - high[0]) == pytest.approx((0.01588, 0.01588), abs=2e-5)
     assert effective_clusters(np.array(["a", "a", "a", "b"])) == pytest.approx(1.6)
     assert effective_clusters(np.repeat(np.arange(30), 4)) == pytest.approx(30)
 

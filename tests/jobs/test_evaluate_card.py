@@ -103,6 +103,11 @@ def test_calibration_is_of_clean_and_of_corrupted_answers():
     assert corrupted.ece.value == pytest.approx(0.75 - 70 / 120, abs=1e-6) and corrupted.n == 120
 
 
+def losses(lost: Callable[[int, str], bool]) -> tuple[Loss, ...]:
+    return tuple(Loss(question=row["question"], sample_id="q", condition=row["condition"], reason="r", message="m")
+                 for row in rows() if lost(row["question"], row["condition"]))
+
+
 LOW = Reasoning(judge="j", scores=(), unread=0, agreement=(
     RubricAgreement(name="recovery", n=20, exact=0.2, within_one=0.5, weighted_kappa=0.1),
     RubricAgreement(name="belief", n=20, exact=0.9, within_one=1.0, weighted_kappa=0.9)))
@@ -112,17 +117,19 @@ LOW = Reasoning(judge="j", scores=(), unread=0, agreement=(
     ([row for row in rows() if row["question"] < 16], {}, "Questions come from 8 videos"),
     ([{**row, "media": "one.mp4" if row["question"] < 50 else row["media"]} for row in rows()], {},
      "Questions come from 6 videos, as good as 1 with equally many"),
-    ([row for row in rows() if row["question"] >= 4], {}, "6.7% of all answers are lost"),
-    ([row for row in rows() if row["question"] >= 3 or row["condition"] != "fog 0.7"], {},
+    ([row for row in rows() if row["question"] >= 4], {"lost": losses(lambda question, _: question < 4)},
+     "6.7% of all answers are lost"),
+    ([row for row in rows() if row["question"] >= 3 or row["condition"] != "fog 0.7"],
+     {"lost": losses(lambda question, condition: question < 3 and condition == "fog 0.7")},
      "Losses differ between conditions: 0.0% in 'clean', 5.0% in 'fog 0.7'"),
     (rows(lambda question, condition: question % 4 == question // 4 % 4), {}, "is not above chance (0.250)"),
-    (rows(lambda question, condition: question > 3), {}, "at its ceiling: fewer than 5 answers are wrong"),
+    (rows(lambda question, condition: question > 3), {}, "at its ceiling: fewer than 8 answers are wrong"),
     ([row for row in rows() if row["condition"] != "clean"], {}, "Nothing was answered clean"),
     ([{**row, "answer": None, "meaning": None} if row["question"] % 8 == 0 else row for row in rows()], {},
      "13.3% of all texts hold no answer in an answer tag"),
     (rows(finish_reason="length"), {}, "100.0% of the questions have no answer that was not cut off"),
     (rows(meaning="A"), {}, "100.0% of the answers to multiple choice are 'A'"),
-    (rows(), {"reasoning": LOW}, "agreement with hand-labelled traces on recovery is low (weighted kappa 0.10, 20 traces)"),
+    (rows(), {"reasoning": LOW}, "recovery scores agree poorly with those given by hand: kappa is 0.10"),
     (rows(), {"asked": {"calibration": 0}}, "Severities are not calibrated (version 0)"),
 ])
 def test_doubts_are_said(found: list[dict[str, Any]], changes: dict[str, Any], sentence: str):
