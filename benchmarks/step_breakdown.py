@@ -52,7 +52,7 @@ LATENCY_S, IN_FLIGHT, STUB_GROUPS = 0.8, 8, 24
 class StubEngine:
     """Answers every request after LATENCY_S seconds: half of the answers right, so that every group is useful."""
 
-    def __init__(self, model_path: str, config: Any) -> None:
+    def __init__(self, model_path: str, config: Any, log: Path | None = None) -> None:
         tokenizer = load_processor(model_path).tokenizer
         self._texts = [f"<think>it is</think><answer>{letter}</answer>" for letter in "ABCD"]
         self._tokens = [(*tokenizer(text)["input_ids"], tokenizer.eos_token_id) for text in self._texts]

@@ -48,6 +48,24 @@ def engine(ray_cluster: object, policy_dir: Path) -> Iterator[object]:
     ray.kill(actor)
 
 
+@pytest.fixture(scope="session")
+def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny VideoMAE with random weights that knows the colours of the embedded clips."""
+    import torch
+    from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEImageProcessor
+
+    from squall.platform.embedded.scenes import COLOURS
+
+    torch.manual_seed(0)
+    folder = tmp_path_factory.mktemp("colours")
+    VideoMAEForVideoClassification(VideoMAEConfig(
+        image_size=28, num_frames=4, patch_size=14, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
+        intermediate_size=32, initializer_range=0.5, id2label=dict(enumerate(COLOURS)),
+        label2id={name: i for i, name in enumerate(COLOURS)})).save_pretrained(folder)
+    VideoMAEImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
+    return folder
+
+
 @pytest.fixture
 def random_clip() -> object:
     """Factory of noise clips: ``random_clip(seed, frames=8, side=56, fps=2.0)``."""

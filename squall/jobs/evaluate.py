@@ -85,8 +85,7 @@ def begin(folder: RunDirectory, work: Evaluation) -> None:
             raise ConfigError(f"{folder.path}: was begun with other settings ({first} differ{'s' if '.' in first else ''}); "
                               "answers of both would not be comparable. Resume it as it was, or give another name")
     folder.write_json("settings.json", now)
-    kept = {"name": folder.name, "output": folder.path.parent, "resume": False}
-    folder.write_config(f"job: {JOB}\n" + dump_yaml(work.config.model_copy(update=kept)))
+    folder.write_config(f"job: {JOB}\n" + dump_yaml(work.resolved(folder.name, folder.path.parent)))
     folder.write_provenance(work.config.seed)
     folder.event("resumed" if stored else "started", job=JOB)
 

@@ -77,8 +77,9 @@ def _of_accuracy(card: ReportCard, found: AnswerMatrix) -> Iterator[str]:
     if clean.low <= chance:
         yield (f"Clean accuracy {clean.value:.3f} [{clean.low:.3f}, {clean.high:.3f}] is not above chance ({chance:.3f}):"
                " corruption has nothing to take away.")
-    if clean.n * (1 - clean.value) < FEW_WRONG:
-        yield (f"Clean accuracy is at its ceiling: fewer than {FEW_WRONG} answers are wrong; intervals are too narrow and"
+    wrong = clean.n * (1 - clean.value)
+    if wrong < FEW_WRONG - 0.01:
+        yield (f"Only {wrong:.3g} of {clean.n:,} clean answers are wrong: so near the ceiling intervals are too narrow, and"
                " better models cannot be told apart.")
 
 

@@ -234,9 +234,17 @@ class Evaluation:
         reasons: dict[str, int] = {}
         for one in self.rejected:
             reasons[one.reason] = reasons.get(one.reason, 0) + 1
-        return {"manifest": [str(path) for path in self.config.manifest], "media_root": str(self.media_root),
+        return {"manifest": ", ".join(map(str, self.config.manifest)), "media_root": str(self.media_root),
                 "hash": hash_questions(self.samples), "questions": len(self.samples),
                 "videos": len({sample.media for sample in self.samples}), "rejected": reasons}
+
+    def resolved(self, name: str, output: Path) -> EvaluateConfig:
+        """The configuration with what followed from it written out, which asks the same when it is read again."""
+        config, model = self.config, self.model
+        data = config.data.model_copy(update={"frames": model.frames, "prompt_template": model.prompt_template})
+        engine = {"engine": model.engine} if model.kind == "vllm" else {}
+        return config.model_copy(update={"name": name, "output": output, "resume": False, "data": data,
+                                         "max_tokens": model.max_tokens, **engine})
 
     @cached_property
     def asked(self) -> dict[str, Any]:

@@ -147,12 +147,11 @@ def shared(engine: EngineConfig) -> dict[str, Any]:
     Raises:
         ConfigError: it says what vLLM alone knows.
     """
-    values = engine.model_dump(exclude_unset=True)
-    for key in values:
-        if key not in EngineActorsConfig.model_fields:
+    for key, field in EngineConfig.model_fields.items():
+        if key not in EngineActorsConfig.model_fields and getattr(engine, key) != field.default:
             raise ConfigError(f"engine.{key} is vLLM's, and the model is a classifier; of `engine` it knows "
                               f"{', '.join(EngineActorsConfig.model_fields)}")
-    return values
+    return {key: getattr(engine, key) for key in EngineActorsConfig.model_fields}
 
 
 def hash_model(folder: Path) -> str | None:

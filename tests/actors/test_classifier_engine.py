@@ -33,22 +33,6 @@ OPTIONS = ("A. green", "B. red", "C. white")
 
 
 @pytest.fixture(scope="module")
-def colours(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny VideoMAE with random weights that knows the colours of the embedded clips."""
-    import torch
-    from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEImageProcessor
-
-    torch.manual_seed(0)
-    folder = tmp_path_factory.mktemp("colours")
-    VideoMAEForVideoClassification(VideoMAEConfig(
-        image_size=28, num_frames=4, patch_size=14, hidden_size=16, num_hidden_layers=1, num_attention_heads=2,
-        intermediate_size=32, initializer_range=0.5, id2label=dict(enumerate(COLOURS)),
-        label2id={name: i for i, name in enumerate(COLOURS)})).save_pretrained(folder)
-    VideoMAEImageProcessor(size={"shortest_edge": 28}, crop_size={"height": 28, "width": 28}).save_pretrained(folder)
-    return folder
-
-
-@pytest.fixture(scope="module")
 def engine(ray_cluster: object, colours: Path) -> Iterator[Any]:
     actor = ClassifierEngine.options(num_cpus=0).remote(str(colours), ClassifierEngineConfig(max_batch=8, wait_ms=50))
     ray.get(actor.ready.remote(), timeout=300)

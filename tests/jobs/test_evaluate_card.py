@@ -123,7 +123,7 @@ LOW = Reasoning(judge="j", scores=(), unread=0, agreement=(
      {"lost": losses(lambda question, condition: question < 3 and condition == "fog 0.7")},
      "Losses differ between conditions: 0.0% in 'clean', 5.0% in 'fog 0.7'"),
     (rows(lambda question, condition: question % 4 == question // 4 % 4), {}, "is not above chance (0.250)"),
-    (rows(lambda question, condition: question > 3), {}, "at its ceiling: fewer than 8 answers are wrong"),
+    (rows(lambda question, condition: question > 3), {}, "Only 4 of 60 clean answers are wrong"),
     ([row for row in rows() if row["condition"] != "clean"], {}, "Nothing was answered clean"),
     ([{**row, "answer": None, "meaning": None} if row["question"] % 8 == 0 else row for row in rows()], {},
      "13.3% of all texts hold no answer in an answer tag"),
