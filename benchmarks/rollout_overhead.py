@@ -44,7 +44,7 @@ from squall.actors.rollout_engine import (
     _engine_arguments,
     _environment,
     _media,
-    _sampling_params,
+    _rollout_params,
 )
 from squall.platform.models import EMBEDDED_POLICY, banned_token_ids, load_processor
 from squall.platform.records import Branch, Clip, SamplingSpec, make_clip
@@ -157,7 +157,7 @@ def serve_batches(policy: str, pipe: Connection) -> None:
         asked = pipe.recv()
         started = time.perf_counter()
         outputs = llm.generate([{"prompt": request.prompt, **_media(clip)} for request, clip in asked],
-                               [_sampling_params(request, bias) for request, _ in asked], use_tqdm=False)
+                               [_rollout_params(request, bias) for request, _ in asked], use_tqdm=False)
         taken = time.perf_counter() - started
         pipe.send((taken, [tuple(answer.token_ids) for output in outputs for answer in output.outputs]))
 
@@ -177,7 +177,7 @@ async def _serve_requests(policy: str, pipe: Connection) -> None:
 
     async def answer(request: GenerateRequest, clip: Clip) -> Any:
         prompt = {"prompt": request.prompt, **_media(clip)}
-        return [output async for output in llm.generate(prompt, _sampling_params(request, bias), request.attempt_id)][-1]
+        return [output async for output in llm.generate(prompt, _rollout_params(request, bias), request.attempt_id)][-1]
 
     pipe.send("ready")
     while True:

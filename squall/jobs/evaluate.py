@@ -23,7 +23,8 @@ from squall.actors.logs import messages_of_ray
 from squall.actors.sampling import GroupSampler
 from squall.jobs.console import counted, phase, say
 from squall.jobs.evaluate_output import Journal, write_answers
-from squall.jobs.evaluate_plan import Condition, EvaluateConfig, Evaluation, prepare
+from squall.jobs.evaluate_plan import EvaluateConfig, Evaluation, prepare
+from squall.jobs.evaluate_questions import Condition
 from squall.jobs.evaluate_reasoning import judge_reasoning
 from squall.jobs.evaluate_report import say_card, write_card
 from squall.jobs.resume import resume_command

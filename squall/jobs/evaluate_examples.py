@@ -18,12 +18,12 @@ from squall.platform.manifest import resolve_media
 from squall.platform.records import Branch, MediaType, ProblemType, VideoSample
 from squall.platform.report.examples import ClipPair, ExampleAnswer, WorstCase
 from squall.platform.report_card import CLEAN
-from squall.platform.video import FrameSampling
+from squall.platform.video import FrameSampling, load_clip
 
 RIGHT_ABOVE = 0.5
 """A question counts as right where its answers' mean score is above this."""
-COLUMNS = ("question", "condition", "index", "sample_id", "media", "problem_type", "problem", "options", "solution", "kind",
-           "family", "severity", "corruption", "clip_hash", "text", "score", "confidence")
+COLUMNS = ("question", "condition", "index", "sample_id", "media", "file", "problem_type", "problem", "options", "solution",
+           "kind", "family", "severity", "corruption", "clip_hash", "text", "score", "confidence")
 """What is read of the answers; tokens and log-probabilities are not."""
 
 
@@ -127,10 +127,20 @@ def _worst_case(failure: Failure, media_root: Path, sampling: FrameSampling, mod
 
 
 def _clips(failure: Failure, sample: VideoSample, media_root: Path, sampling: FrameSampling) -> ClipPair:
+    root, copy = Path(normpath(media_root.absolute())), failure.corrupted["file"]
     try:
         spec = parse_spec(failure.corrupted["corruption"])
-        sample = replace(sample, media=resolve_media(sample.id, sample.media, Path(normpath(media_root.absolute()))))
+        sample = replace(sample, media=resolve_media(sample.id, sample.media, root))
+        if copy is not None:
+            return copied_clips(sample, resolve_media(sample.id, copy, root), sampling)
     except SquallError as error:
         return ClipPair(problem=f"The clips cannot be shown: {error}")
     seen = {Branch.CLEAN: failure.clean["clip_hash"], Branch.CORRUPTED: failure.corrupted["clip_hash"]}
     return render_clips(sample, spec, seen, sampling)
+
+
+def copied_clips(sample: VideoSample, copy: str, sampling: FrameSampling) -> ClipPair:
+    """A clip and its corrupted copy in a benchmark. Raises DataError where one cannot be read."""
+    clean, corrupted = (load_clip(media, sampling, sample_id=sample.id, media_type=sample.media_type)
+                        for media in (sample.media, copy))
+    return ClipPair(clean.frames, corrupted.frames, clean.fps)

@@ -15,7 +15,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from squall.algorithms.accuracy import canonical_answer
-from squall.jobs.evaluate_plan import SCORE, Condition, Evaluation
+from squall.jobs.evaluate_plan import SCORE, Evaluation
+from squall.jobs.evaluate_questions import Condition
 from squall.jobs.evaluated_model import Reading
 from squall.platform.prompts import extract_answer
 from squall.platform.records import ScoredGroup
@@ -65,8 +66,7 @@ class Journal:
             "token_ids": rollout.token_ids, "logprobs": [round(value, KEPT_DIGITS) for value in rollout.logprobs],
         } for rollout, row in zip(group.rollouts, scored.rewards, strict=True)]
         entry = {"question": question, "condition": condition.name, "clip_hash": clip_hash,
-                 "corruption": None if group.corruption is None else str(group.corruption),
-                 "family": None if group.corruption is None else group.corruption.family, "answers": answers}
+                 "corruption": None if group.corruption is None else str(group.corruption), "answers": answers}
         offset = self._file.tell()
         self._file.write(to_json(entry).encode() + b"\n")
         self._file.flush()
@@ -102,13 +102,16 @@ def write_answers(path: Path, work: Evaluation, journal: Journal, reading: Readi
 def answer_rows(work: Evaluation, condition: Condition, entry: Mapping[str, Any], reading: Reading) -> Iterator[dict[str, Any]]:
     """The rows of a question in a condition."""
     sample = work.samples[entry["question"]]
+    copy = work.copies[condition.name][entry["question"]] if work.copies and condition.kind is not None else None
     shared = {
         "question": entry["question"], "condition": condition.name, "sample_id": sample.id,
         "media": work.media_of(sample),
         "problem_type": str(sample.problem_type),
         "question_type": str(sample.metadata.get("question_type", sample.problem_type)), "problem": sample.problem,
-        "options": list(sample.options), "solution": sample.solution, "kind": condition.kind, "family": entry["family"],
-        "severity": condition.severity, "corruption": entry["corruption"], "clip_hash": entry["clip_hash"]}
+        "options": list(sample.options), "solution": sample.solution, "kind": condition.kind, "family": condition.family,
+        "severity": condition.severity, "clip_hash": entry["clip_hash"],
+        "corruption": entry["corruption"] if copy is None else copy.metadata["corruption"],
+        "file": None if copy is None else work.media_of(copy)}
     for given in entry["answers"]:
         answer = extract_answer(given["text"])
         yield shared | {name: given[name] for name in ("index", "text", "score", "finish_reason", "token_ids", "logprobs")} | {

@@ -5,11 +5,10 @@ All that can be refused is refused here, before anything is written or started.
 
 from __future__ import annotations
 
-import hashlib
 import os
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -21,17 +20,17 @@ from squall.actors.endpoint_engine import EndpointEngineConfig
 from squall.actors.groups import GroupPlan, SamplerConfig, WorkersConfig
 from squall.actors.judge_config import JudgeConfig
 from squall.actors.rollout_engine import EngineConfig
-from squall.algorithms.corruption import CALIBRATION, CorruptionSpec, expand_kinds, parse_spec
+from squall.algorithms.corruption import CALIBRATION, expand_kinds, parse_spec
 from squall.algorithms.rewards import RewardConfig
+from squall.jobs.evaluate_questions import Condition, hash_questions, load_bench, load_questions, make_conditions
 from squall.jobs.evaluated_model import EvaluatedModel, find_model
 from squall.platform.classifiers import ClassifierConfig
 from squall.platform.config import Config
-from squall.platform.errors import ConfigError, DataError
-from squall.platform.manifest import Rejection, load_manifest
+from squall.platform.errors import ConfigError
+from squall.platform.manifest import Rejection
 from squall.platform.models import ModelConfig
 from squall.platform.records import Branch, SamplingSpec, VideoSample
 from squall.platform.report_card import CLEAN
-from squall.platform.runs import to_json
 from squall.platform.seeds import derive_seed
 from squall.platform.video import FrameSampling
 
@@ -55,10 +54,12 @@ class EvaluationDataConfig(Config):
 class EvaluateConfig(Config):
     """A model's answers, clean and corrupted, and what can be said about them."""
 
-    manifest: tuple[Path, ...] = Field(min_length=1)
+    manifest: tuple[Path, ...] = ()
     """Questions with solutions (.json, .jsonl, .parquet; docs/data.md); several manifests are asked one after the other."""
+    bench: Path | None = None
+    """Folder of `squall bench build`, in place of manifest, kinds and severities: its clips are shown as they are."""
     questions: int | None = Field(None, ge=1)
-    """The first so many of each manifest; by default all."""
+    """The first so many of each manifest, or of the benchmark; by default all."""
     kinds: tuple[str, ...] = ("standard",)
     """Corruption kinds: `standard`, `all`, names, compositions (night + light_rain), module:function; [] asks about clean
     clips alone."""
@@ -135,6 +136,8 @@ class EvaluateConfig(Config):
     def _consistent(self) -> EvaluateConfig:
         if self.answers > 1 and self.temperature == 0:
             raise ValueError(f"{self.answers} answers at temperature 0 would all be the same; ask for one or raise temperature")
+        if bool(self.manifest) == (self.bench is not None):
+            raise ValueError("give the questions: manifest=FILE, or bench=FOLDER of `squall bench build`; one of them")
         if self.kinds and not self.severities:
             raise ValueError("severities is empty; give one or more, or kinds=[] to ask about clean clips alone")
         if self.judge is not None and not self.judge.can_see:
@@ -144,57 +147,35 @@ class EvaluateConfig(Config):
         return self
 
 
-@dataclass(frozen=True, slots=True)
-class Condition:
-    """One way in which every question is asked."""
-
-    name: str
-    kind: str | None = None
-    """As the configuration says it; None for clean."""
-    severity: float | None = None
-
-    def spec(self, sample: VideoSample, seed: int) -> CorruptionSpec | None:
-        """The corruption of a question's clip. Severities of a kind share their seeds: the same rain, only more of it."""
-        if self.kind is None:
-            return None
-        return parse_spec(self.kind, severity=self.severity, seed=derive_seed(seed, sample.id, self.kind))
-
-
-def make_conditions(kinds: Sequence[str], severities: Sequence[float]) -> tuple[Condition, ...]:
-    """Clean, then every kind at each severity; a kind that names its severity is one condition."""
-    conditions = [Condition(CLEAN)]
-    for kind in kinds:
-        first, second = (parse_spec(kind, severity=severity, seed=0).severity for severity in (0.25, 0.5))
-        if first == second:
-            conditions.append(Condition(kind, kind, first))
-        else:
-            conditions += [Condition(f"{kind} {severity:g}", kind, severity) for severity in severities]
-    return tuple(conditions)
-
-
 @dataclass(frozen=True)
 class Evaluation:
     """Everything that could be refused has been checked."""
 
     config: EvaluateConfig
     samples: tuple[VideoSample, ...]
-    """In the order of the manifests."""
+    """In the order of the manifests; of a benchmark, about the clean clips."""
     rejected: tuple[Rejection, ...]
     conditions: tuple[Condition, ...]
     model: EvaluatedModel
     sampler: SamplerConfig
     sampling: SamplingSpec
     """Of every question, but for its seed."""
+    calibration: int = CALIBRATION
+    """Version of the table of severities."""
+    copies: Mapping[str, tuple[VideoSample, ...]] = field(default_factory=dict)
+    """Of a benchmark: the same questions about the clips of each condition, by its name."""
 
     @cached_property
     def media_root(self) -> Path:
         """Folder that media in the table of answers start from, where they are below it."""
+        if self.config.bench is not None:
+            return self.config.bench.absolute()
         roots = [path.absolute().parent for path in self.config.manifest]
         own = self.config.data.media_root
         return Path(os.path.commonpath(roots)) if own is None else own.absolute()
 
     def media_of(self, sample: VideoSample) -> str:
-        """A question's media as the table of answers names it, the same on every machine."""
+        """A question's media, or its copy in a benchmark, as the table of answers names it, the same on every machine."""
         path = Path(sample.media)
         return path.relative_to(self.media_root).as_posix() if path.is_relative_to(self.media_root) else sample.media
 
@@ -222,11 +203,12 @@ class Evaluation:
     def plan(self, question: int, condition: Condition) -> GroupPlan:
         """How a question is asked in a condition."""
         sample = self.samples[question]
-        spec = condition.spec(sample, self.config.seed)
-        branch = Branch.CLEAN if spec is None else Branch.CORRUPTED
+        spec = None if self.copies else condition.spec(sample, self.config.seed)
+        branch = Branch.CLEAN if condition.kind is None else Branch.CORRUPTED
         base = self.sampling
         seeded = SamplingSpec(base.temperature, base.top_p, base.max_tokens, derive_seed(self.config.seed, sample.id))
-        return GroupPlan(f"{question}|{condition.name}", sample, spec, {branch: self.config.answers}, seeded)
+        shown = self.copies[condition.name][question] if self.copies else sample
+        return GroupPlan(f"{question}|{condition.name}", shown, spec, {branch: self.config.answers}, seeded)
 
     @cached_property
     def data(self) -> dict[str, Any]:
@@ -234,7 +216,8 @@ class Evaluation:
         reasons: dict[str, int] = {}
         for one in self.rejected:
             reasons[one.reason] = reasons.get(one.reason, 0) + 1
-        return {"manifest": ", ".join(map(str, self.config.manifest)), "media_root": str(self.media_root),
+        sources = self.config.manifest if self.config.bench is None else (self.config.bench,)
+        return {"manifest": ", ".join(map(str, sources)), "media_root": str(self.media_root),
                 "hash": hash_questions(self.samples), "questions": len(self.samples),
                 "videos": len({sample.media for sample in self.samples}), "rejected": reasons}
 
@@ -251,8 +234,9 @@ class Evaluation:
         """What answers follow from, beside the questions and the model: a run with other settings is another run."""
         sampling = asdict(self.sampling)
         return {
-            "kinds": list(self.config.kinds), "severities": list(self.config.severities),
-            "conditions_per_question": self.config.conditions_per_question, "calibration": CALIBRATION,
+            "kinds": list(dict.fromkeys(condition.kind for condition in self.conditions[1:])),
+            "severities": sorted({condition.severity for condition in self.conditions[1:]} - {None}),
+            "conditions_per_question": self.config.conditions_per_question, "calibration": self.calibration,
             "seed": self.config.seed, "answers": self.config.answers, "decoding": sampling | {"seed": self.config.seed},
             "frames": self.sampler.frames.model_dump(mode="json"), "prompt_template": self.sampler.prompt_template,
             "dtype": self.sampler.model.dtype}
@@ -265,46 +249,14 @@ def prepare(config: EvaluateConfig) -> Evaluation:
         ConfigError: a file, template, model or value that cannot be used, or a question that does not fit.
         DataError: a manifest or every clip cannot be read.
     """
-    samples, rejected = load_questions(config)
+    bench = None if config.bench is None else load_bench(config)
+    samples, rejected = load_questions(config) if bench is None else (bench.copies[CLEAN], ())
     model = find_model(config, samples)
     sampler = SamplerConfig(
         run_id=f"evaluate-{time.time_ns()}", model_path=model.path, model=model.model, engine=model.engine,
         workers=config.workers, frames=model.frames, cache=config.data.cache, prompt_template=model.prompt_template,
         rewards=RewardConfig(weights={SCORE: 1.0}), judge=config.judge or JudgeConfig(), needs_judge=config.judge is not None)
     sampling = SamplingSpec(config.temperature, config.top_p, model.max_tokens)
-    return Evaluation(config, samples, rejected, make_conditions(config.kinds, config.severities), model, sampler, sampling)
-
-
-def load_questions(config: EvaluateConfig) -> tuple[tuple[VideoSample, ...], tuple[Rejection, ...]]:
-    """The questions of all manifests, and records that cannot be used.
-
-    Raises:
-        DataError: a manifest cannot be read, holds no question, or an id is there twice.
-    """
-    samples: list[VideoSample] = []
-    rejected: list[Rejection] = []
-    for path in config.manifest:
-        manifest = load_manifest(path, media_root=config.data.media_root, on_error="collect")
-        rejected += manifest.rejected
-        if not manifest.samples:
-            first = f"; the first problem: {manifest.rejected[0].message}" if manifest.rejected else ""
-            raise DataError(f"{path}: no question in it can be asked{first}", reason="empty_manifest")
-        samples += manifest.samples[:config.questions]
-    seen: set[str] = set()
-    for sample in samples:
-        if sample.id in seen:
-            raise DataError(f"sample {sample.id}: two questions have this id; corruptions follow from it, so give each its own",
-                            sample_id=sample.id, reason="duplicate_id")
-        seen.add(sample.id)
-    return tuple(samples), tuple(rejected)
-
-
-def hash_questions(samples: Sequence[VideoSample]) -> str:
-    """32 hex digits over ids, questions, options, solutions and the sizes of the media files."""
-    digest = hashlib.blake2b(digest_size=16)
-    for sample in samples:
-        asked: Mapping[str, Any] = {"id": sample.id, "problem": sample.problem, "type": str(sample.problem_type),
-                                    "options": sample.options, "solution": sample.solution,
-                                    "bytes": os.path.getsize(sample.media)}
-        digest.update(to_json(asked).encode() + b"\n")
-    return digest.hexdigest()
+    if bench is None:
+        return Evaluation(config, samples, rejected, make_conditions(config.kinds, config.severities), model, sampler, sampling)
+    return Evaluation(config, samples, rejected, bench.conditions, model, sampler, sampling, bench.calibration, bench.copies)

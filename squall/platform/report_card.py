@@ -24,6 +24,7 @@ ANSWERS = pa.schema([
     ("index", pa.int32()),  # of the answer, where several are sampled to one clip
     ("sample_id", pa.string()),
     ("media", pa.string()),  # relative to the manifest where it is below its folder; what intervals are clustered by
+    ("file", pa.string()),  # the corrupted copy that was shown, where a benchmark has one; null where `media` itself was read
     ("problem_type", pa.string()),
     ("question_type", pa.string()),
     ("problem", pa.string()),

@@ -17,9 +17,13 @@ from squall.algorithms.corruption import parse_spec, render
 from squall.jobs import bench, bench_verify
 from squall.jobs.arguments import load_job_config
 from squall.jobs.bench_plan import PVR_KINDS, BenchWork, plan_bench
+from squall.jobs.evaluate_output import answer_rows
+from squall.jobs.evaluate_plan import EvaluateConfig
+from squall.jobs.evaluate_plan import prepare as prepare_evaluation
 from squall.jobs.registry import find_job
 from squall.platform.bench_card import load_conditions, read_bench
 from squall.platform.errors import ConfigError, DataError
+from squall.platform.records import Branch
 from squall.platform.streaming import FrameHash, VideoFile, hash_file
 from squall.platform.video import encode_video
 
@@ -211,6 +215,23 @@ def test_the_page_says_how_it_was_made(built: Path, source: Path) -> None:
         assert text in page, text
     tables = [line for line in page.splitlines() if line.startswith("|")]
     assert all(line.endswith("|") for line in tables) and "\n\n\n" not in page
+
+
+@pytest.mark.cluster
+def test_an_evaluation_shows_the_copies_as_they_are_and_knows_what_was_done_to_them(built: Path) -> None:
+    work = prepare_evaluation(EvaluateConfig(bench=built))
+    assert [(one.name, one.family, one.severity) for one in work.conditions] == [
+        ("clean", None, None), ("weather", "weather", 0.7), ("blind", "blind", None)]
+    assert work.case_count == 3 * len(work.samples) and work.data["videos"] == read_bench(built).clips
+    weather = work.conditions[1]
+    plan = work.plan(0, weather)
+    assert plan.sample.media == str(built / "weather" / "clips" / "a.mp4") and plan.corruption is None
+    assert dict(plan.branches) == {Branch.CORRUPTED: 1} and dict(work.plan(0, work.conditions[0]).branches) == {Branch.CLEAN: 1}
+    given = {"index": 0, "text": "<answer>A</answer>", "score": 1.0, "finish_reason": "stop", "token_ids": [1], "logprobs": [0]}
+    entry = {"question": 0, "condition": "weather", "clip_hash": "h", "corruption": None, "answers": [given]}
+    (row,) = answer_rows(work, weather, entry, lambda sample, given: {})
+    assert (row["media"], row["file"]) == ("clean/clips/a.mp4", "weather/clips/a.mp4")
+    assert row["corruption"] == plan.sample.metadata["corruption"] and parse_spec(row["corruption"]).family == "weather"
 
 
 @pytest.fixture

@@ -19,7 +19,8 @@ from squall.jobs import evaluate, report
 from squall.jobs.arguments import load_job_config
 from squall.jobs.evaluate_differences import differing_answers
 from squall.jobs.evaluate_output import Journal
-from squall.jobs.evaluate_plan import SCORE, EvaluateConfig, Evaluation, make_conditions, prepare
+from squall.jobs.evaluate_plan import SCORE, EvaluateConfig, Evaluation, prepare
+from squall.jobs.evaluate_questions import make_conditions
 from squall.jobs.registry import find_job
 from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
 from squall.platform.errors import ConfigError, DataError, SquallError
