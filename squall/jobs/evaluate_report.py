@@ -5,27 +5,30 @@ from __future__ import annotations
 import os
 import shlex
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from typing import Any
 
-import pyarrow.parquet as pq
+import pyarrow as pa
+import pyarrow.csv as csv
 from rich.console import Console
 
 from squall.jobs.console import say
 from squall.jobs.evaluate_card import build_card, compare_cards
+from squall.jobs.evaluate_differences import differing_answers
 from squall.jobs.evaluate_examples import worst_cases
 from squall.platform.config import validate
 from squall.platform.errors import ConfigError, DataError
 from squall.platform.report.evaluation import bounds, percent, points, write_evaluation_report
 from squall.platform.report.export import export
 from squall.platform.report_card import (
-    ANSWERS_FILE,
     CARD_FILE,
     FACTS,
     ComparisonCard,
     Estimate,
     ReportCard,
+    read_answers,
     read_card,
 )
 from squall.platform.runs import RunDirectory, from_here
@@ -34,7 +37,7 @@ from squall.platform.video import FrameSampling
 
 def write_card(folder: RunDirectory, facts: Mapping[str, Any]) -> ReportCard:
     """Compute the card from the answers, and write it with its page and its figures for other programs."""
-    answers = pq.read_table(folder.path / ANSWERS_FILE, memory_map=True)
+    answers = read_answers(folder.path)
     card = build_card(answers, facts)
     folder.write_json(CARD_FILE, card.model_dump(mode="json"))
     sampling = validate(FrameSampling, card.asked["frames"], where=f"{folder.path / CARD_FILE}, asked.frames")
@@ -62,12 +65,22 @@ def compare(folders: Sequence[RunDirectory], page: Path) -> list[ComparisonCard]
         DataError: one of them has no card, or two have no question in common.
     """
     cards = [read_card(folder.path) for folder in folders]
-    tables = [pq.read_table(folder.path / ANSWERS_FILE, memory_map=True) for folder in folders]
+    tables = [read_answers(folder.path) for folder in folders]
     pairs = list(combinations(zip(cards, tables, strict=True), 2))
     comparisons = [compare_cards(first, second) for first, second in pairs]
+    write_differences(page.with_name(f"{page.stem}-differences.csv"), pairs)
     command = shlex.join(["squall", "report", *(str(from_here(folder.path)) for folder in folders), f"output={page}"])
     write_evaluation_report(page, cards, comparisons, (), command=command)
     return comparisons
+
+
+def write_differences(path: Path, pairs: Sequence[tuple[tuple[ReportCard, pa.Table], tuple[ReportCard, pa.Table]]]) -> None:
+    """List the answers that differ between runs of one model, with how near it was to saying the same; no file without such."""
+    rows = [{"first": first.name, "second": second.name} | asdict(one)
+            for (first, answers), (second, others) in pairs if first.model == second.model
+            for one in differing_answers(answers, others)]
+    if rows:
+        csv.write_csv(pa.Table.from_pylist(rows), path)
 
 
 def is_evaluation(folder: RunDirectory) -> bool:

@@ -248,6 +248,15 @@ JOBS: tuple[Job, ...] = (
         arguments=("output",),
         section="benchmarks",
     ),
+    Job(
+        command=("bench", "export"),
+        summary="Write task files, so that lmms-eval asks its models about a benchmark's corrupted copies",
+        example="squall bench export bench/ tasks/ name=outdoor_c",
+        module="squall.jobs.bench_export",
+        config="BenchExportConfig",
+        arguments=("source", "output"),
+        section="benchmarks",
+    ),
 )
 
 

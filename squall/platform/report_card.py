@@ -267,3 +267,22 @@ def read_card(folder: Path) -> ReportCard:
     if not path.is_file():
         raise DataError(f"{folder}: no {CARD_FILE}; an evaluation writes it when all its questions are asked", reason="no_card")
     return validate(ReportCard, read_json(path), where=str(path))
+
+
+def read_answers(folder: Path) -> pa.Table:
+    """The answers in a run directory. Raises DataError where there are none, or not as this version writes them."""
+    import pyarrow.parquet as pq
+
+    from squall.platform.errors import DataError
+
+    path = folder / ANSWERS_FILE
+    try:
+        table = pq.read_table(path, memory_map=True)
+    except (pa.ArrowException, OSError) as error:
+        problem = " ".join(str(error).split())[:120]
+        raise DataError(f"{path}: cannot be read ({problem}); `squall evaluate {folder / 'config.yaml'} --resume` writes it "
+                        "again from the journal", reason="damaged_answers") from None
+    if missing := [name for name in ANSWERS.names if name not in table.column_names]:
+        raise DataError(f"{path}: has no column {missing[0]}, so another version of Squall wrote it; `squall evaluate "
+                        f"{folder / 'config.yaml'} --resume` writes it again from the journal", reason="old_answers")
+    return table

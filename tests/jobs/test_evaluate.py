@@ -26,7 +26,7 @@ from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
 from squall.platform.errors import ConfigError, DataError, SquallError
 from squall.platform.manifest import write_manifest
 from squall.platform.records import Branch, Rollout, SampledGroup, SamplingSpec, ScoredGroup
-from squall.platform.report_card import read_card
+from squall.platform.report_card import ANSWERS, read_answers, read_card
 
 
 @pytest.fixture(scope="module")
@@ -251,3 +251,12 @@ def test_a_training_run_and_an_evaluation_do_not_share_a_page(tmp_path: Path) ->
         report.run(report.ReportConfig(runs=(tmp_path / "evaluated", tmp_path / "trained")))
     with pytest.raises(DataError, match="no card.json; an evaluation writes it when all its questions are asked"):
         report.run(report.ReportConfig(runs=(tmp_path / "evaluated",)))
+
+
+def test_answers_that_are_damaged_or_of_another_version_say_how_to_write_them_again(tmp_path: Path) -> None:
+    (tmp_path / "answers.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match=r"answers\.parquet: cannot be read .*config\.yaml --resume` writes it again"):
+        read_answers(tmp_path)
+    pq.write_table(ANSWERS.empty_table().drop_columns(["file"]), tmp_path / "answers.parquet")
+    with pytest.raises(DataError, match="has no column file, so another version of Squall wrote it"):
+        read_answers(tmp_path)

@@ -16,7 +16,7 @@ from evaluations import make_card
 
 from squall.algorithms.accuracy import accuracy
 from squall.platform.errors import ConfigError, DataError
-from squall.platform.manifest import write_manifest
+from squall.platform.manifest import load_manifest, write_manifest
 from squall.platform.prompts import TEMPLATES
 from squall.platform.records import ProblemType
 from squall.platform.report.export import FIGURES, export, to_markdown
@@ -81,6 +81,11 @@ class _Loader(yaml.FullLoader):
     """Reads a task file as lmms-eval does, with the functions themselves."""
 
 
+def exported(manifest: Path, *arguments: Any) -> list[str]:
+    samples = load_manifest(manifest).samples if manifest.exists() else ()
+    return export_lmms_eval(samples, manifest, *arguments)
+
+
 def _load_function(loader: yaml.Loader, node: yaml.Node) -> Any:
     module, _, function = loader.construct_scalar(node).partition(".")
     spec = importlib.util.spec_from_file_location(module, Path(loader.name).parent / f"{module}.py")
@@ -101,7 +106,7 @@ def load_task(path: Path) -> dict[str, Any]:
 def test_lmms_eval_gets_a_task_for_each_condition_and_a_group(bench: Path) -> None:
     specs = [None, "heavy_rain 0.3 seed=7 calibration=1", "heavy_rain 0.7 seed=8", "night 0.4 seed=1 + light_rain 0.7 seed=2"]
     folder = bench / "tasks"
-    names = export_lmms_eval(write(bench, [record(i, spec) for spec in specs for i in range(2)]), folder, "outdoor_c",
+    names = exported(write(bench, [record(i, spec) for spec in specs for i in range(2)]), folder, "outdoor_c",
                              TEMPLATES["compact"], 64)
     assert names == [f"outdoor_c_{end}" for end in ("clean", "heavy_rain_0_3", "heavy_rain_0_7", "night_light_rain_0_4")]
     group = load_task(folder / "outdoor_c.yaml")
@@ -153,16 +158,16 @@ def test_lmms_eval_scores_as_squall_does(bench: Path) -> None:
 
 def test_a_mixture_is_grouped_by_kind(bench: Path) -> None:
     records = [record(i, f"{kind} {0.4 + 0.01 * i:g} seed={i}") for i in range(MAX_SEVERITIES + 1) for kind in ("fog", "snow")]
-    names = export_lmms_eval(write(bench, records), bench / "mixed", "mix", TEMPLATES["video_r1"])
+    names = exported(write(bench, records), bench / "mixed", "mix", TEMPLATES["video_r1"])
     assert names == ["mix_fog", "mix_snow"]
 
 
 def test_what_lmms_eval_could_not_take_is_refused(bench: Path) -> None:
     with pytest.raises(ConfigError, match="task name 'My Bench': expected small letters"):
-        export_lmms_eval(bench / "none.jsonl", bench / "x", "My Bench", TEMPLATES["compact"])
+        exported(bench / "none.jsonl", bench / "x", "My Bench", TEMPLATES["compact"])
     with pytest.raises(DataError, match="clean.jsonl: no record says how its clip was corrupted"):
-        export_lmms_eval(write(bench, [record(0, None)], "clean.jsonl"), bench / "x", "b", TEMPLATES["compact"])
+        exported(write(bench, [record(0, None)], "clean.jsonl"), bench / "x", "b", TEMPLATES["compact"])
     with pytest.raises(ConfigError, match="two conditions would get the same task name"):
-        export_lmms_eval(write(bench, [record(0, "own:rain 0.5 seed=1"), record(1, "own_rain 0.5 seed=1")], "twice.jsonl"),
+        exported(write(bench, [record(0, "own:rain 0.5 seed=1"), record(1, "own_rain 0.5 seed=1")], "twice.jsonl"),
                          bench / "x", "b", TEMPLATES["compact"])
     assert not (bench / "x").exists()

@@ -12,7 +12,7 @@ from typing import Any
 import yaml
 
 from squall.platform.errors import ConfigError, DataError
-from squall.platform.manifest import load_manifest, write_manifest
+from squall.platform.manifest import write_manifest
 from squall.platform.prompts import PromptTemplate
 from squall.platform.records import VideoSample
 from squall.platform.report_card import CLEAN
@@ -36,30 +36,33 @@ class _Dumper(yaml.SafeDumper):
 _Dumper.add_representer(_Function, lambda dumper, name: dumper.represent_scalar("!function", str(name)))
 
 
-def export_lmms_eval(manifest: Path, folder: Path, name: str, template: PromptTemplate, max_tokens: int = 1024) -> list[str]:
+def export_lmms_eval(samples: Sequence[VideoSample], source: Path, folder: Path, name: str, template: PromptTemplate,
+                     max_tokens: int = 1024) -> list[str]:
     """Write a task for each condition, a group over the corrupted ones, their functions and a README; returns the tasks.
 
     Questions are in a file of their own for each task, by which lmms-eval finds them at the place where they are written
     now; clips are found from the folder. The mean of the group is that over its conditions, each of which counts the same.
 
     Args:
-        manifest: of corrupted copies, as `squall corrupt` writes it; records without a corruption become the clean task.
+        samples: about corrupted copies, as `squall corrupt` and `squall bench build` describe them; those without a corruption
+            become the clean task.
+        source: the manifest or benchmark they come from, for messages.
         name: of the group, of small letters, digits and underscores; tasks are called NAME_KIND_SEVERITY.
         template: the prompt, which is written out for every question.
 
     Raises:
         ConfigError: a name that lmms-eval could not take.
-        DataError: a manifest that cannot be read, or without a corrupted record.
+        DataError: no sample says how its clip was corrupted.
     """
     if not _NAME.fullmatch(name):
         raise ConfigError(f"task name '{name}': expected small letters, digits and underscores, such as outdoor_c")
-    conditions = _by_condition(load_manifest(manifest).samples)
+    conditions = _by_condition(samples)
     if not conditions.keys() - {CLEAN}:
-        raise DataError(f"{manifest}: no record says how its clip was corrupted; `squall corrupt` writes such manifests",
+        raise DataError(f"{source}: no record says how its clip was corrupted; `squall corrupt` writes such manifests",
                         reason="no_corruption")
     names = {condition: f"{name}_{_slug(condition)}" for condition in conditions}
     if len(set(names.values())) < len(names):
-        raise ConfigError(f"{manifest}: two conditions would get the same task name: {', '.join(sorted(names.values()))}")
+        raise ConfigError(f"{source}: two conditions would get the same task name: {', '.join(sorted(names.values()))}")
     (folder / "data").mkdir(parents=True, exist_ok=True)
     for condition, samples in conditions.items():
         data = folder / "data" / f"{names[condition]}.jsonl"
@@ -85,6 +88,7 @@ def _by_condition(samples: Sequence[VideoSample]) -> dict[str, list[VideoSample]
     grouped: dict[str, list[VideoSample]] = {CLEAN: []}
     for sample, (kind, severity) in zip(samples, parsed, strict=True):
         condition = kind if by_kind or severity is None else f"{kind} {severity}"
+        condition = str(sample.metadata.get("condition", condition))  # a benchmark names its own
         grouped.setdefault(condition, []).append(sample)
     return {condition: own for condition, own in grouped.items() if own}
 
