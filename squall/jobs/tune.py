@@ -233,8 +233,6 @@ def _folder(config: TuneConfig) -> tuple[Path, RemoteCopy | None]:
     name = config.name or default_name(f"{config.job.split()[-1]}-sweep")
     remote = open_remote(config.output, name, config.resume, print)
     run = RunDirectory.create(local_folder(config.output), "sweep", name, resume=config.resume)
-    for unused in (run.rollouts, run.checkpoints):
-        unused.rmdir()
     stored = config.model_dump(mode="json") | {"name": run.name, "resume": False}
     write_text(run.path / "sweep.yaml", yaml.safe_dump(stored, sort_keys=False, allow_unicode=True))
     return run.path, remote

@@ -18,7 +18,7 @@ def run(tmp_path: Path) -> RunDirectory:
     made = RunDirectory.create(tmp_path, "tgrpo", "a")
     for step in (1, 2, 3):
         append_line(made.metrics, json.dumps({"step": step, "loss": 0.1 * step}))
-    (made.checkpoints / "step-000002").mkdir()
+    (made.checkpoints / "step-000002").mkdir(parents=True)
     return made
 
 
