@@ -7,7 +7,6 @@ it says in a few places; `RewardConfig.published_quirks` brings those back.
 
 from __future__ import annotations
 
-import importlib
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from squall.algorithms.alignment import (
 from squall.algorithms.reasoning import rule_similarity
 from squall.platform.config import Config
 from squall.platform.errors import ConfigError, DataError, nearest
+from squall.platform.plugins import import_function
 from squall.platform.prompts import FORMAT_PATTERN, extract_answer
 from squall.platform.records import Branch, SampledGroup, ScoredGroup
 
@@ -176,7 +176,7 @@ def score_group(group: SampledGroup, config: RewardConfig, compare: Compare = co
 def load_rewards(config: RewardConfig) -> dict[str, RewardFunction]:
     """Find the configured reward functions; call it before any actor starts. Accuracy is always among them."""
     names = [name for name in ("accuracy", *config.weights) if name not in LEARNER_REWARDS]
-    return {name: REWARDS.get(name) or _import_reward(name) for name in names}
+    return {name: REWARDS.get(name) or import_function("reward", name) for name in names}
 
 
 # --- the other rewards, as functions of plain values ---
@@ -296,17 +296,6 @@ REWARDS: Mapping[str, RewardFunction] = {
     "length": _length_reward,
     "temporal": _temporal_reward,
 }
-
-
-def _import_reward(name: str) -> RewardFunction:
-    module_name, _, function_name = name.partition(":")
-    try:
-        reward = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"reward '{name}': {error}. Expected module:function, importable by the workers") from error
-    if not callable(reward):
-        raise ConfigError(f"reward '{name}': {function_name} is a {type(reward).__name__}, not a function")
-    return reward
 
 
 def _evaluate(name: str, reward: RewardFunction, context: RewardContext) -> list[float]:

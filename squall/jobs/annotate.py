@@ -8,19 +8,18 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from typing import Any
 
 from rich.console import Console
 
-from squall.actors.cluster import ResourcePlan, start_ray, stop_ray
-from squall.actors.logs import messages_of_ray
 from squall.actors.sampling import GroupSampler
 from squall.jobs.annotate_output import AnnotationFolder, Answered, Lost, is_kept, judge
 from squall.jobs.annotate_plan import AnnotateConfig, Annotation, Target, prepare
-from squall.jobs.console import counted, phase, say
+from squall.jobs.asking import asking
+from squall.jobs.console import counted, say
 from squall.jobs.session import rollout_demands
 from squall.platform.errors import FULL_DISK, SquallError
 from squall.platform.work_progress import WorkProgress
@@ -89,22 +88,11 @@ def ask_all(work: Annotation, folder: AnnotationFolder, todo: Sequence[Target], 
             progress.note("tried again: " + listed(retried))
 
 
-@contextmanager
-def sampling(work: Annotation, folder: AnnotationFolder, console: Console) -> Iterator[GroupSampler]:
+def sampling(work: Annotation, folder: AnnotationFolder, console: Console) -> AbstractContextManager[GroupSampler]:
     """Engines and workers, from their start to their end."""
-    config, sampler = work.config, GroupSampler(replace(work.sampler, logs=folder.logs))
-    with phase(console, "starting Ray", "ray", {}):
-        cluster = start_ray(config.ray_address)
-    try:
-        with messages_of_ray(folder.note_ray):
-            ResourcePlan(tuple(rollout_demands(work.sampler.engine, config.workers))).check(cluster)
-            with phase(console, f"starting {counted(work.sampler.engine.count, 'engine')} with {config.model.path} "
-                                "(tens of seconds)", "engine", {}):
-                sampler.start()
-            yield sampler
-    finally:
-        sampler.stop()
-        stop_ray()
+    sampler = GroupSampler(replace(work.sampler, logs=folder.logs))
+    return asking(sampler, rollout_demands(work.sampler.engine, work.config.workers), work.config.model.path,
+                  work.config.ray_address, folder.note_ray, console)
 
 
 def report(work: Annotation, folder: AnnotationFolder, summary: Mapping[str, Any], lost: Sequence[Lost], wall_s: float,

@@ -8,20 +8,20 @@ from __future__ import annotations
 
 import time
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import replace
 from itertools import count, islice
 from typing import Any
 
 from rich.console import Console
 
-from squall.actors.cluster import Demand, ResourcePlan, start_ray, stop_ray
+from squall.actors.cluster import Demand
 from squall.actors.groups import SampledOutcome
 from squall.actors.judge_config import POLICY
-from squall.actors.logs import messages_of_ray
 from squall.actors.sampling import GroupSampler
-from squall.jobs.console import counted, phase, say
+from squall.jobs.asking import asking
+from squall.jobs.console import counted, say
 from squall.jobs.evaluate_output import Journal, write_answers
 from squall.jobs.evaluate_plan import EvaluateConfig, Evaluation, prepare
 from squall.jobs.evaluate_questions import Condition
@@ -166,22 +166,11 @@ def demands(work: Evaluation) -> list[Demand]:
     return [*rollout_demands(work.sampler.engine, work.config.workers), *([judge_demand(judge)] if own_judge else [])]
 
 
-@contextmanager
-def sampling(work: Evaluation, folder: RunDirectory, console: Console) -> Iterator[GroupSampler]:
+def sampling(work: Evaluation, folder: RunDirectory, console: Console) -> AbstractContextManager[GroupSampler]:
     """Engines and workers, from their start to their end."""
     sampler = GroupSampler(replace(work.sampler, logs=folder.logs), work.model.engine_class)
-    with phase(console, "starting Ray", "ray", {}):
-        cluster = start_ray(work.config.ray_address)
-    try:
-        with messages_of_ray(lambda line: append_line(folder.logs / "ray.log", line)):
-            ResourcePlan(tuple(demands(work))).check(cluster)
-            with phase(console, f"starting {counted(work.sampler.engine.count, 'engine')} with {work.model.label} "
-                                "(tens of seconds)", "engine", {}):
-                sampler.start()
-            yield sampler
-    finally:
-        sampler.stop()
-        stop_ray()
+    return asking(sampler, demands(work), work.model.label, work.config.ray_address,
+                  lambda line: append_line(folder.logs / "ray.log", line), console)
 
 
 def finish(work: Evaluation, folder: RunDirectory, journal: Journal, lost: Sequence[Loss], reasoning: Reasoning | None,

@@ -20,13 +20,12 @@ from squall.actors.endpoint_engine import EndpointEngineConfig
 from squall.actors.groups import GroupPlan, SamplerConfig, WorkersConfig
 from squall.actors.judge_config import JudgeConfig
 from squall.actors.rollout_engine import EngineConfig
-from squall.algorithms.corruption import CALIBRATION, expand_kinds, parse_spec
+from squall.algorithms.corruption import CALIBRATION, known_kinds
 from squall.algorithms.rewards import RewardConfig
 from squall.jobs.evaluate_questions import Condition, hash_questions, load_bench, load_questions, make_conditions
 from squall.jobs.evaluated_model import EvaluatedModel, find_model
 from squall.platform.classifiers import ClassifierConfig
 from squall.platform.config import Config
-from squall.platform.errors import ConfigError
 from squall.platform.manifest import Rejection
 from squall.platform.models import ModelConfig
 from squall.platform.records import Branch, SamplingSpec, VideoSample
@@ -117,13 +116,7 @@ class EvaluateConfig(Config):
     @field_validator("kinds")
     @classmethod
     def _known(cls, kinds: tuple[str, ...]) -> tuple[str, ...]:
-        expanded = expand_kinds(kinds)
-        try:
-            for text in expanded:
-                parse_spec(text, severity=0.5, seed=0)
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
-        return expanded
+        return known_kinds(kinds)
 
     @field_validator("severities")
     @classmethod

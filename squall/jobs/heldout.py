@@ -18,10 +18,9 @@ from pydantic import Field, field_validator
 from squall.actors.groups import GroupPlan
 from squall.actors.sampling import GroupSampler
 from squall.algorithms.accuracy import accuracy
-from squall.algorithms.corruption import expand_kinds, parse_spec
+from squall.algorithms.corruption import known_kinds, parse_spec
 from squall.algorithms.statistics import paired_bootstrap, relative_drop
 from squall.platform.config import Config
-from squall.platform.errors import ConfigError
 from squall.platform.prompts import extract_answer
 from squall.platform.records import Branch, SamplingSpec, ScoredGroup, TrainGroup, VideoSample
 from squall.platform.seeds import derive_seed
@@ -49,15 +48,7 @@ class EvaluationConfig(Config):
     @field_validator("kinds")
     @classmethod
     def _known(cls, kinds: tuple[str, ...] | None) -> tuple[str, ...] | None:
-        if kinds is None:
-            return None
-        expanded = expand_kinds(kinds)
-        try:
-            for text in expanded:
-                parse_spec(text, severity=0.5, seed=0)
-        except ConfigError as error:
-            raise ValueError(str(error)) from None
-        return expanded
+        return None if kinds is None else known_kinds(kinds)
 
 
 @dataclass(frozen=True)

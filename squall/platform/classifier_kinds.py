@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import pickle
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,6 +11,7 @@ import numpy as np
 
 from squall.platform.classifiers import Clips
 from squall.platform.errors import ConfigError, DataError
+from squall.platform.plugins import import_function
 
 if TYPE_CHECKING:
     import torch
@@ -87,7 +87,7 @@ class CallableClassifier:
     """``module:function``. Clips of one batch that differ in shape are given to it one shape after the other."""
 
     def __init__(self, name: str, classes: tuple[str, ...], frames: int | None, logits: bool) -> None:
-        self._name, self._function, self._logits = name, _import_function(name), logits
+        self._name, self._function, self._logits = name, import_function("model", name), logits
         self.classes, self.frame_count = classes, frames
 
     def probabilities(self, clips: Clips) -> np.ndarray:
@@ -149,17 +149,6 @@ def _read_state(file: Path) -> Mapping[str, Any]:
     if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
         raise ConfigError(f"weights = {file}: holds a {type(state).__name__} that is no state dict; save model.state_dict()")
     return {name.removeprefix("module."): value for name, value in state.items()}
-
-
-def _import_function(name: str) -> Any:
-    module, _, function_name = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"model '{name}': {error}. Expected module:function, importable here and by the workers") from None
-    if not callable(function):
-        raise ConfigError(f"model '{name}': {function_name} is a {type(function).__name__}, not a function")
-    return function
 
 
 def _short(error: BaseException) -> str:

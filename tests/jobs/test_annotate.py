@@ -16,7 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from squall.jobs import annotate
+from squall.jobs import annotate, asking
 from squall.jobs.annotate_output import AnnotationFolder, Answered, judge, reasoning_of
 from squall.jobs.annotate_plan import AnnotateConfig, Annotation, prepare
 from squall.jobs.arguments import load_job_config
@@ -164,7 +164,7 @@ def test_a_record_without_an_id_gets_the_one_that_its_line_had(data: Path) -> No
 ])
 def test_what_cannot_be_done_is_one_line_before_anything_is_written_or_started(
         words: list[str], message: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(annotate, "start_ray", lambda *_: pytest.fail("Ray was started"))
+    monkeypatch.setattr(asking, "start_ray", lambda *_: pytest.fail("Ray was started"))
     (tmp_path / "folder.jsonl").mkdir()
     (tmp_path / "text.mp4").write_text("not a video\n" * 50)
     record = {**rows(data / "train.jsonl")[0], "problem_id": "b", "path": "text.mp4"}
@@ -189,7 +189,7 @@ def answer_all(work: Annotation, rewards: list[float | None]) -> None:
 @pytest.fixture
 def answered(data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> tuple[Path, Path]:
     """A Parquet manifest of three questions, all of them answered, and the new manifest's name. Ray may not be started."""
-    monkeypatch.setattr(annotate, "start_ray", lambda *_: pytest.fail("Ray was started"))
+    monkeypatch.setattr(asking, "start_ray", lambda *_: pytest.fail("Ray was started"))
     absolute = [{**record, "path": str(data / record["path"]), "filmed": datetime.date(2026, 1, 2)}
                 for record in rows(data / "train.jsonl")[:3]]
     pq.write_table(pa.Table.from_pylist(absolute), tmp_path / "train.parquet")

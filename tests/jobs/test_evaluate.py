@@ -15,7 +15,7 @@ import pyarrow.parquet as pq
 import pytest
 import ray
 
-from squall.jobs import evaluate, report
+from squall.jobs import asking, evaluate, report
 from squall.jobs.arguments import load_job_config
 from squall.jobs.evaluate_differences import differing_answers
 from squall.jobs.evaluate_output import Journal
@@ -109,7 +109,7 @@ def test_fewer_conditions_for_each_question_are_drawn_evenly(data: Path) -> None
 ])
 def test_what_cannot_be_done_is_one_line_before_anything_is_started(
         words: list[str], message: str, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(evaluate, "start_ray", lambda *_: pytest.fail("Ray was started"))
+    monkeypatch.setattr(asking, "start_ray", lambda *_: pytest.fail("Ray was started"))
     (tmp_path / "text.mp4").write_text("not a video\n" * 50)
     (tmp_path / "empty.jsonl").touch()
     write_manifest(tmp_path / "broken.jsonl", [{**rows(data / "test.jsonl")[0], "problem_id": "b", "path": "text.mp4"}])

@@ -21,13 +21,21 @@ from squall.algorithms.corruption.calibration import CALIBRATION
 from squall.algorithms.corruption.mask import token_mask
 from squall.algorithms.corruption.registry import KINDS, Kind, Parameter, check_spec, corruption, find_kind
 from squall.algorithms.corruption.render import Rendered, frame_map, render, render_clip, render_with_masks
-from squall.algorithms.corruption.spec import STANDARD_KINDS, Mixture, expand_kinds, make_spec, parse_spec, sample_spec
+from squall.algorithms.corruption.spec import (
+    STANDARD_KINDS,
+    Mixture,
+    expand_kinds,
+    known_kinds,
+    make_spec,
+    parse_spec,
+    sample_spec,
+)
 from squall.algorithms.corruption.temporal import shuffle_frames
 from squall.algorithms.corruption.timeline import FrameMap, Timeline
 from squall.platform.records import CorruptionSpec
 
 __all__ = [
     "CALIBRATION", "KINDS", "STANDARD_KINDS", "CorruptionSpec", "FrameMap", "Kind", "Mixture", "Parameter", "Rendered",
-    "Timeline", "check_spec", "corruption", "expand_kinds", "find_kind", "frame_map", "make_spec", "parse_spec", "render",
-    "render_clip", "render_with_masks", "sample_spec", "shuffle_frames", "token_mask",
+    "Timeline", "check_spec", "corruption", "expand_kinds", "find_kind", "frame_map", "known_kinds", "make_spec", "parse_spec",
+    "render", "render_clip", "render_with_masks", "sample_spec", "shuffle_frames", "token_mask",
 ]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib
 import inspect
 import math
 from collections.abc import Callable, Mapping
@@ -15,6 +14,7 @@ import numpy as np
 from squall.algorithms.corruption.calibration import CALIBRATION, intensity_at
 from squall.algorithms.corruption.timeline import FrameMap, Timeline
 from squall.platform.errors import ConfigError, nearest
+from squall.platform.plugins import import_function
 from squall.platform.records import CorruptionSpec
 
 Measure = Literal["pixels", "motion", "information"]
@@ -168,14 +168,7 @@ def _check_span(spec: CorruptionSpec, count: int | None) -> None:
 
 
 def _import_kind(name: str) -> Kind:
-    module_name, _, function_name = name.partition(":")
-    try:
-        function = getattr(importlib.import_module(module_name), function_name)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise ConfigError(f"corruption '{name}': {error}. Expected module:function, importable here and by the workers"
-                          ) from error
-    if not callable(function):
-        raise ConfigError(f"corruption '{name}': {function_name} is a {type(function).__name__}, not a function")
+    function = import_function("corruption", name)
     registered = next((kind for kind in _kinds.values() if kind.function is function), None)
     _plugins[name] = registered or _plain_kind(name, function)
     return _plugins[name]

@@ -29,6 +29,17 @@ def expand_kinds(kinds: Iterable[str]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(kind for word in kinds for kind in groups.get(word, (word,))))
 
 
+def known_kinds(kinds: Iterable[str]) -> tuple[str, ...]:
+    """The same, each tried. Raises ValueError, for validators, where one is unknown or wrong."""
+    expanded = expand_kinds(kinds)
+    try:
+        for text in expanded:
+            parse_spec(text, severity=0.5, seed=0)
+    except ConfigError as error:
+        raise ValueError(str(error)) from None
+    return expanded
+
+
 def make_spec(kind: str, severity: float, seed: int, *, span: tuple[int, int] | None = None, calibration: int = CALIBRATION,
               then: Sequence[CorruptionSpec] = (), **parameters: float) -> CorruptionSpec:
     """Build a checked spec; `parameters` override what severity implies, `then` comes after it. Raises ConfigError."""
