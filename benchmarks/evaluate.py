@@ -154,10 +154,12 @@ def peak_memory(found: list[float]) -> Iterator[None]:
 
     def watch() -> None:
         while not done.wait(0.5):
-            members = [psutil.Process(), *psutil.Process().children(recursive=True)]
-            with contextlib.suppress(psutil.NoSuchProcess):
-                usage = [member.memory_info() for member in members]
-                peak[0] = max(peak[0], sum(one.rss - one.shared for one in usage) / 1e6)
+            own = 0
+            for member in (psutil.Process(), *psutil.Process().children(recursive=True)):
+                with contextlib.suppress(psutil.NoSuchProcess):  # it has just ended
+                    usage = member.memory_info()
+                    own += usage.rss - usage.shared
+            peak[0] = max(peak[0], own / 1e6)
 
     thread = threading.Thread(target=watch)
     thread.start()
