@@ -137,6 +137,7 @@ def ask_bare(work: Evaluation, pipe: Connection) -> tuple[float, list[str]]:
 def ask_squall(work: Evaluation, folder: RunDirectory, sampler: GroupSampler) -> tuple[float, list[str]]:
     """Seconds and answers of a round."""
     path = folder.path / f"{work.samples[0].id}.jsonl"
+    path.unlink(missing_ok=True)  # of the round that asked the same before
     journal = Journal(path)
     started = time.perf_counter()
     lost = ask(work, folder, journal, sampler, Console(quiet=True))
