@@ -43,6 +43,9 @@ class EvaluatedModel:
 
     kind: Literal["vllm", "classifier", "endpoint"]
     label: str
+    """What reports call it."""
+    named: str
+    """As the configuration does."""
     path: str
     """As engines take it."""
     engine_class: Any
@@ -58,7 +61,7 @@ class EvaluatedModel:
     def facts(self) -> dict[str, Any]:
         """What the report card says of the model."""
         own = {"classes": list(self.classes)} if self.classes else {}
-        return {"label": self.label, "kind": self.kind, "path": self.label, "hash": hash_model(Path(self.path))} | own
+        return {"label": self.label, "kind": self.kind, "path": self.named, "hash": hash_model(Path(self.path))} | own
 
     def reading(self) -> Reading:
         """How sure the model was of its answers."""
@@ -112,8 +115,9 @@ def _language_model(config: EvaluateConfig, samples: Sequence[VideoSample]) -> E
     frames = choose_frames(config.data.frames, shape, small)
     max_tokens = config.max_tokens or (SMALL_MAX_TOKENS if small else MAX_TOKENS)
     engine = measure_engine(config.engine, path, samples, prompt_template(template), frames, max_tokens)
-    return EvaluatedModel("vllm", config.model.path, path, RolloutEngine, engine.model_copy(update={"raw_logprobs": True}),
-                          choose_model(config.model, path), frames, template, max_tokens)
+    return EvaluatedModel("vllm", short_name(config.model.path), config.model.path, path, RolloutEngine,
+                          engine.model_copy(update={"raw_logprobs": True}), choose_model(config.model, path), frames, template,
+                          max_tokens)
 
 
 def _classifier(config: EvaluateConfig, classifier: ClassifierConfig, samples: Sequence[VideoSample]) -> EvaluatedModel:
@@ -126,8 +130,8 @@ def _classifier(config: EvaluateConfig, classifier: ClassifierConfig, samples: S
         raise ConfigError(f"model {config.model.path}: no question of the manifest has all its options among the model's "
                           f"{len(resolved.classes)} classes ({', '.join(resolved.classes[:5])} ...); not among them: {shown}")
     engine = ClassifierEngineConfig(classifier=resolved, **shared(config.engine))
-    return EvaluatedModel("classifier", config.model.path, path, ClassifierEngine, engine, config.model, config.data.frames,
-                          "compact", 1, resolved.classes)
+    return EvaluatedModel("classifier", short_name(config.model.path), config.model.path, path, ClassifierEngine, engine,
+                          config.model, config.data.frames, "compact", 1, resolved.classes)
 
 
 def _endpoint(config: EvaluateConfig, endpoint: EndpointEngineConfig) -> EvaluatedModel:
@@ -136,8 +140,8 @@ def _endpoint(config: EvaluateConfig, endpoint: EndpointEngineConfig) -> Evaluat
     frames = config.data.frames
     if "max_frames" not in frames.model_fields_set:
         frames = frames.model_copy(update={"max_frames": endpoint.max_frames})
-    return EvaluatedModel("endpoint", f"{config.model.path} at {endpoint.base_url}", config.model.path, EndpointEngine,
-                          endpoint, config.model, frames, config.data.prompt_template or "video_r1",
+    return EvaluatedModel("endpoint", f"{config.model.path} at {endpoint.base_url}", config.model.path, config.model.path,
+                          EndpointEngine, endpoint, config.model, frames, config.data.prompt_template or "video_r1",
                           config.max_tokens or MAX_TOKENS)
 
 
@@ -152,6 +156,15 @@ def shared(engine: EngineConfig) -> dict[str, Any]:
             raise ConfigError(f"engine.{key} is vLLM's, and the model is a classifier; of `engine` it knows "
                               f"{', '.join(EngineActorsConfig.model_fields)}")
     return {key: getattr(engine, key) for key in EngineActorsConfig.model_fields}
+
+
+def short_name(path: str) -> str:
+    """What a report calls a model: of a directory its name, of a run's checkpoint also the run's; other paths as they are."""
+    folder = Path(path)
+    if not folder.is_dir():
+        return path
+    resolved = folder.resolve()
+    return f"{resolved.parents[1].name}/{resolved.name}" if resolved.parent.name == "checkpoints" else resolved.name
 
 
 def hash_model(folder: Path) -> str | None:

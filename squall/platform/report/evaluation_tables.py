@@ -85,7 +85,7 @@ def figures(cards: Sequence[ReportCard]) -> list[Figure]:
         measured = tuple(getattr(card.summary, field) for card in cards)
         reported = tuple(card.reported.get(field) for card in cards)
         if any(value is not None for value in (*measured, *reported)):
-            kinds = " / ".join(plain(card.summary.worst_kind) for card in cards if card.summary.worst_kind)
+            kinds = " / ".join(dict.fromkeys(plain(card.summary.worst_kind) for card in cards if card.summary.worst_kind))
             rows.append(Figure(f"{name}: {kinds}" if field == "worst" and kinds else name, meaning, measured, reported))
     known = {field for field, _, _ in FIGURES}
     others = dict.fromkeys(name for card in cards for name in card.reported if name not in known)
