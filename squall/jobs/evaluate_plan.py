@@ -130,7 +130,8 @@ class EvaluateConfig(Config):
         if self.answers > 1 and self.temperature == 0:
             raise ValueError(f"{self.answers} answers at temperature 0 would all be the same; ask for one or raise temperature")
         if bool(self.manifest) == (self.bench is not None):
-            raise ValueError("give the questions: manifest=FILE, or bench=FOLDER of `squall bench build`; one of them")
+            raise ValueError("give the questions: manifest=FILE, or bench=FOLDER of `squall bench build`; one of them. `squall "
+                             "evaluate @evaluate` asks the shipped policy about the embedded clips")
         if self.kinds and not self.severities:
             raise ValueError("severities is empty; give one or more, or kinds=[] to ask about clean clips alone")
         if self.judge is not None and not self.judge.can_see:

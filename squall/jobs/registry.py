@@ -99,10 +99,9 @@ JOBS: tuple[Job, ...] = (
     Job(
         command=("evaluate",),
         summary="Ask a model every question of a manifest, clean and corrupted, and write a report card",
-        example="squall evaluate @evaluate manifest=my/test.jsonl model.path=Qwen/Qwen2.5-VL-7B-Instruct",
+        example="squall evaluate manifest=my/test.jsonl model.path=Qwen/Qwen2.5-VL-7B-Instruct",
         module="squall.jobs.evaluate",
         config="EvaluateConfig",
-        default_config="@evaluate",
     ),
     Job(
         command=("reward",),
