@@ -6,11 +6,12 @@
 
 from __future__ import annotations
 
-import pickle
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from copy import deepcopy
 from dataclasses import replace
+from operator import attrgetter
 
 from squall.algorithms.checking import CheckResult, Failed, Noted, best_ms, fresh_fingerprint, one_line, try_check
 from squall.algorithms.rewards import LEARNER_REWARDS, REWARDS, RewardConfig, RewardFunction, load_rewards, score_group
@@ -66,7 +67,7 @@ def check_reward(name: str) -> Iterator[CheckResult]:
         ("problem types", _check_types), ("branches", _check_branches),
         *((title, lambda name, texts=texts: _check_odd(name, texts)) for title, texts in ODD_TEXTS.items()),
         ("arguments", _check_untouched), ("same again", _check_repeatable), ("order", _check_order), ("range", _check_range),
-        ("speed", _check_speed), ("by reference", _check_pickled), ("same elsewhere", _check_fresh_process))
+        ("speed", _check_speed), ("by reference", _check_named), ("same elsewhere", _check_fresh_process))
     for title, check in checks:
         yield try_check(title, lambda check=check: check(name))
 
@@ -217,15 +218,18 @@ def _alike(first: Sequence[float], second: Sequence[float]) -> bool:
     return all(abs(a - b) <= 1e-9 * max(1.0, abs(a)) for a, b in zip(first, second, strict=True))
 
 
-def _check_pickled(name: str) -> str:
+def _check_named(name: str) -> str:
     reward = find_reward(name)
+    module, own = getattr(reward, "__module__", None), getattr(reward, "__qualname__", None)
+    if own is None:
+        raise Noted("it is an object that can be called; Squall's workers import it by name, so that each has its own copy")
     try:
-        same = pickle.loads(pickle.dumps(reward)) is reward
-    except Exception as error:
-        raise Noted(f"it cannot be pickled ({one_line(error)}). Squall's workers import it by name and need not; whatever "
-                    "sends it to another process does: write it with `def` at the top of its module") from None
-    if not same:
-        raise Noted("it is pickled with all that it holds; Squall's workers import it by name, so that each has its own copy")
+        found = attrgetter(own)(importlib.import_module(str(module)))
+    except (ImportError, AttributeError, ValueError):
+        found = None
+    if found is not reward:
+        raise Noted(f"it calls itself {module}.{own}, which is not it. Workers import it by the name that is given and need not "
+                    "care; whatever sends it to another process does: write it with `def` at the top of its module")
     return "workers find the same function by its name"
 
 

@@ -7,7 +7,7 @@ was interrupted, and is written a part at a time, so that memory does not grow w
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from typing import IO, Any
 
@@ -34,12 +34,15 @@ class Journal:
 
     def __init__(self, path: Path) -> None:
         """Open the journal of a run, or begin one; a line that a crash cut short is cut off."""
-        self.done: set[tuple[int, str]] = set()
-        """(question, condition) of what is answered."""
         self._path = path
         self._offsets: dict[tuple[int, str], int] = {}
         self._file: IO[bytes] = path.open("a+b")
         self._read()
+
+    @property
+    def done(self) -> Set[tuple[int, str]]:
+        """(question, condition) of what is answered."""
+        return self._offsets.keys()
 
     def _read(self) -> None:
         self._file.seek(0)
@@ -48,14 +51,10 @@ class Journal:
             if not line.endswith(b"\n"):
                 break
             entry = json.loads(line)
-            self._note((entry["question"], entry["condition"]), end)
+            self._offsets[entry["question"], entry["condition"]] = end
             end += len(line)
         self._file.truncate(end)
         self._file.seek(0, 2)
-
-    def _note(self, case: tuple[int, str], offset: int) -> None:
-        self.done.add(case)
-        self._offsets[case] = offset
 
     def record(self, question: int, condition: Condition, scored: ScoredGroup) -> None:
         """Enter a question's answers in a condition. They are in the file when the call returns."""
@@ -70,7 +69,7 @@ class Journal:
         offset = self._file.tell()
         self._file.write(to_json(entry).encode() + b"\n")
         self._file.flush()
-        self._note((question, condition.name), offset)
+        self._offsets[question, condition.name] = offset
 
     def entries(self, cases: Sequence[tuple[int, str]]) -> Iterator[Mapping[str, Any]]:
         """What is known of these cases, in their order; those that are not answered are left out."""
@@ -116,4 +115,4 @@ def answer_rows(work: Evaluation, condition: Condition, entry: Mapping[str, Any]
         answer = extract_answer(given["text"])
         yield shared | {name: given[name] for name in ("index", "text", "score", "finish_reason", "token_ids", "logprobs")} | {
             "answer": answer, "meaning": None if answer is None else canonical_answer(answer, sample.problem_type),
-            "tokens": len(given["token_ids"]), **reading(sample, given)}
+            "tokens": len(given["token_ids"] or given["logprobs"]) or None, **reading(sample, given)}

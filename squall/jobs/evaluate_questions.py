@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from squall.algorithms.corruption import CorruptionSpec, parse_spec
 from squall.platform.bench_card import load_conditions, read_bench
-from squall.platform.errors import DataError
+from squall.platform.errors import ConfigError, DataError
 from squall.platform.manifest import Rejection, load_manifest
 from squall.platform.records import VideoSample
 from squall.platform.report_card import CLEAN
@@ -39,7 +40,11 @@ class Condition:
 
 
 def make_conditions(kinds: Sequence[str], severities: Sequence[float]) -> tuple[Condition, ...]:
-    """Clean, then every kind at each severity; a kind that names its severity is one condition."""
+    """Clean, then every kind at each severity; a kind that names its severity is one condition.
+
+    Raises:
+        ConfigError: two conditions would be the same.
+    """
     conditions = [Condition(CLEAN)]
     for kind in kinds:
         first, second = (parse_spec(kind, severity=severity, seed=0) for severity in (0.25, 0.5))
@@ -47,6 +52,9 @@ def make_conditions(kinds: Sequence[str], severities: Sequence[float]) -> tuple[
             conditions.append(Condition(kind, kind, first.severity, first.family))
         else:
             conditions += [Condition(f"{kind} {severity:g}", kind, severity, first.family) for severity in severities]
+    names = Counter(condition.name for condition in conditions)
+    if twice := [name for name, number in names.items() if number > 1]:
+        raise ConfigError(f"kinds and severities give '{twice[0]}' twice; name it once, as a kind with its severity or without")
     return tuple(conditions)
 
 

@@ -24,14 +24,17 @@ from squall.platform.work_progress import WorkProgress
 RESAMPLES = 2000
 
 
-def judge_reasoning(work: Evaluation, journal: Journal, sampler: GroupSampler, ledger: Path, console: Console) -> Reasoning:
+def judge_reasoning(work: Evaluation, journal: Journal, sampler: GroupSampler, ledger: Path,
+                    console: Console) -> Reasoning | None:
     """Have the first answers to the first questions scored, clean and in every condition, and the hand-scored traces too.
 
-    Calls are kept in the ledger, so that a run that goes on asks none of them again.
+    Calls are kept in the ledger, so that a run that goes on asks none of them again. None where no clean answer came in.
     """
     judge = open_judge(work.config.judge, ledger, sampler.judge_engines)
     questions = range(min(work.config.judged_questions, len(work.samples)))
     places, traces = _traces(work, journal, questions)
+    if not traces:
+        return None
     with WorkProgress("traces judged", len(traces), len(traces), console=console) as progress:
         counter = iter(range(len(traces)))
         scores = score_reasoning(judge, traces, on_scored=lambda trace, outcome: progress.advance(next(counter), 1.0))

@@ -41,7 +41,7 @@ ANSWERS = pa.schema([
     ("score", pa.float64()),  # in [0, 1]
     ("confidence", pa.float64()),  # probability that the model gave its answer, in [0, 1]; null where it is not known
     ("top5", pa.float64()),  # 1 where the solution is among a classifier's five likeliest classes; null for other models
-    ("tokens", pa.int32()),
+    ("tokens", pa.int32()),  # null where an endpoint does not tell
     ("finish_reason", pa.string()),
     ("logprobs", pa.list_(pa.float32())),  # of the answer's tokens; empty where they are not known
     ("token_ids", pa.list_(pa.int32())),

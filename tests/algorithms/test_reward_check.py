@@ -190,8 +190,8 @@ def test_one_mistake_does_not_fail_the_other_checks(module: str, function: str, 
     ("constant", "range", "1 for every answer tried, right or wrong, long or short"),
     ("wide", "range", "from 0 to 100: beyond [-1, 1] it outweighs the others"),
     ("slow", "speed", "a reward worker scores at most 1"),
-    ("unnamed", "by reference", "it cannot be pickled (Can't pickle"),
-    ("scorer", "by reference", "it is pickled with all that it holds"),
+    ("unnamed", "by reference", "it calls itself users_rewards.<lambda>, which is not it"),
+    ("scorer", "by reference", "it is an object that can be called"),
 ])
 def test_what_a_user_should_know_is_a_note_and_not_a_failure(module: str, function: str, check: str, says: str) -> None:
     found = until(f"{module}:{function}", check)

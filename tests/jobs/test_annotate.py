@@ -8,13 +8,13 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from processes import rows, stop_after
 
 from squall.jobs import annotate, asking
 from squall.jobs.annotate_output import AnnotationFolder, Answered, judge, reasoning_of
@@ -50,10 +50,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     nameless = {key: value for key, value in records[1].items() if key != "problem_id"}
     write_manifest(folder / "questions.jsonl", [odd[0], *records[:6], odd[1], *records[6:], nameless])
     return folder
-
-
-def rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def config(*words: object) -> AnnotateConfig:
@@ -259,16 +255,6 @@ def start(folder: Path, output: str, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "squall", "annotate", "questions.jsonl", output, "answers=2", "engine.cpus=0.5",
                "rewards.weights={accuracy: 1, slow_rewards:slow: 0}", *words]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-
-
-def stop_after(process: subprocess.Popen[str], journal: Path, lines: int, number: signal.Signals) -> tuple[int, str]:
-    """Send a signal when so many questions are answered; returns exit status and output."""
-    deadline = time.monotonic() + 240
-    while process.poll() is None and time.monotonic() < deadline and (not journal.exists() or len(rows(journal)) < lines):
-        time.sleep(0.05)
-    process.send_signal(number)
-    printed, _ = process.communicate(timeout=120)
-    return process.returncode, printed
 
 
 @pytest.mark.cluster

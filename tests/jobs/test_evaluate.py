@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import json
 import os
 import signal
 import subprocess
 import sys
-import time
 from collections import Counter
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 import ray
+from processes import rows, stop_after
 
 from squall.jobs import asking, evaluate, report
 from squall.jobs.arguments import load_job_config
@@ -44,10 +43,6 @@ def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     mixed = [{**record, "path": f"./colours/{record['path']}"} for record in rows(colours["test"])]
     write_manifest(folder / "colours.jsonl", [*mixed[:4], camera, *mixed[4:]])
     return folder
-
-
-def rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def config(*words: object) -> EvaluateConfig:
@@ -100,6 +95,7 @@ def test_fewer_conditions_for_each_question_are_drawn_evenly(data: Path) -> None
     (["manifest={tmp}/broken.jsonl"], "no clip can be read; the first: {tmp}/text.mp4: sample b: not a readable"),
     (["kinds=[fogg]"], "Did you mean 'fog'?"),
     (["severities=[0.5, 1.5]"], "expected different numbers above 0 and up to 1"),
+    (['kinds=[fog, "fog 0.5"]', "severities=[0.5]"], "kinds and severities give 'fog 0.5' twice; name it once"),
     (["severities=[]"], "severities is empty; give one or more, or kinds=[]"),
     (["answers=2", "temperature=0"], "2 answers at temperature 0 would all be the same"),
     (["model.path=./nope"], "model.path = ./nope: no such directory"),
@@ -161,16 +157,6 @@ def start(folder: Path, name: str, *words: str) -> subprocess.Popen[str]:
     command = [sys.executable, "-m", "squall", "evaluate", *words]
     command += [] if "--resume" in words else [f"name={name}", "severities=[0.5, 0.9]", "engine.cpus=0.5"]
     return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
-
-
-def stop_after(process: subprocess.Popen[str], journal: Path, lines: int, number: signal.Signals) -> tuple[int, str]:
-    """Send a signal when so many questions are answered; returns exit status and output."""
-    deadline = time.monotonic() + 240
-    while process.poll() is None and time.monotonic() < deadline and (not journal.exists() or len(rows(journal)) < lines):
-        time.sleep(0.05)
-    process.send_signal(number)
-    printed, _ = process.communicate(timeout=120)
-    return process.returncode, printed
 
 
 @pytest.mark.cluster

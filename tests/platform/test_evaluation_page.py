@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import re
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pytest
 from evaluations import FAMILIES, RUBRICS, compare, make_card
+from pages import Tags
 
 from squall.platform.records import MediaType, ProblemType, VideoSample
 from squall.platform.report.evaluation import bounds, percent, points, write_evaluation_report
@@ -29,27 +29,6 @@ def worst_case(text: str = "<think>It is red.</think><answer>A</answer>", proble
     return WorstCase("tiny-policy", sample, "heavy_rain", 0.7, ClipPair(frames, frames, 4.0),
                      ExampleAnswer("<think>It is blue.</think><answer>B</answer>", True), ExampleAnswer(text, False),
                      0.987, 9, 24)
-
-
-class Tags(HTMLParser):
-    """Collects what a page would fetch, and checks that tags close in order."""
-
-    VOID = {"meta", "link", "img", "source", "br", "input"}
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open, self.fetched = [], []
-
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.fetched += [value for name, value in attrs if name in ("src", "href", "srcset")]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list) -> None:
-        pass
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 @pytest.fixture

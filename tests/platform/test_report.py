@@ -5,13 +5,13 @@ import io
 import json
 import re
 from datetime import UTC, datetime
-from html.parser import HTMLParser
 from pathlib import Path
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
+from pages import Tags
 from PIL import Image
 from rich.console import Console
 
@@ -68,27 +68,6 @@ def training_example(*answers: TrainingAnswer, clips: ClipPair | None = None) ->
 @pytest.fixture
 def run(tmp_path: Path) -> RunDirectory:
     return RunDirectory.create(tmp_path, "demo", "demo-1")
-
-
-class Tags(HTMLParser):
-    """Collects what a page would fetch, and checks that tags close in order."""
-
-    VOID = {"meta", "link", "img", "source", "br", "input"}
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.open, self.fetched = [], []
-
-    def handle_starttag(self, tag: str, attrs: list) -> None:
-        self.fetched += [value for name, value in attrs if name in ("src", "href", "srcset")]
-        if tag not in self.VOID:
-            self.open.append(tag)
-
-    def handle_startendtag(self, tag: str, attrs: list) -> None:
-        pass
-
-    def handle_endtag(self, tag: str) -> None:
-        assert self.open.pop() == tag
 
 
 def page_text(run: RunDirectory, **changes: object) -> str:
