@@ -228,8 +228,8 @@ def _check_named(name: str) -> str:
     except (ImportError, AttributeError, ValueError):
         found = None
     if found is not reward:
-        raise Noted(f"it calls itself {module}.{own}, which is not it. Workers import it by the name that is given and need not "
-                    "care; whatever sends it to another process does: write it with `def` at the top of its module")
+        raise Noted(f"it calls itself {module}.{own}, which is not it. Workers import it by the name that is given and need "
+                    "not care; whatever sends it to another process does: write it with `def` at the top of its module")
     return "workers find the same function by its name"
 
 

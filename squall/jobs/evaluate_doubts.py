@@ -79,7 +79,7 @@ def _of_accuracy(card: ReportCard, found: AnswerMatrix) -> Iterator[str]:
                " corruption has nothing to take away.")
     wrong = clean.n * (1 - clean.value)
     if wrong < FEW_WRONG - 0.01:
-        yield (f"Only {wrong:.3g} of {clean.n:,} clean answers are wrong: so near the ceiling intervals are too narrow, and"
+        yield (f"Only {wrong:.3g} of {clean.n:,} clean answers are wrong: with so few intervals are too narrow, and"
                " better models cannot be told apart.")
 
 
