@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor, as_completed
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor, as_completed
+from threading import Event
 
 from squall.actors.judges import Judge, JudgeError
 from squall.algorithms.rubrics import agreement
@@ -32,8 +33,21 @@ def score_reasoning(judge: Judge, traces: Sequence[ReasoningTrace], *, concurren
     for trace in traces:
         distinct.setdefault(_asked(trace), trace)
     scores: dict[ReasoningTrace, RubricScores | None] = {}
+    refused = Event()
+
+    def ask(trace: ReasoningTrace) -> RubricScores:
+        if refused.is_set():
+            raise CancelledError
+        try:
+            return judge.rubric_scores(trace)
+        except JudgeError:
+            raise
+        except BaseException:
+            refused.set()
+            raise
+
     with ThreadPoolExecutor(concurrent) as pool:
-        running = {pool.submit(judge.rubric_scores, trace): asked for asked, trace in distinct.items()}
+        running = {pool.submit(ask, trace): asked for asked, trace in distinct.items()}
         try:
             for future in as_completed(running):
                 asked, outcome = running[future], _outcome(future)
