@@ -1,0 +1,125 @@
+"""What an attack is: correctly classified images go in, changed images and what they cost come out.
+
+Attacks touch a model through an `Oracle` alone, which counts every pass per image. All randomness of an image follows from
+its own seed, so that its result does not depend on the images beside it or on the number of workers.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
+
+from pydantic import Field
+
+from squall.platform.config import Config
+from squall.platform.errors import DataError
+
+if TYPE_CHECKING:
+    import torch
+
+Norm = Literal["linf", "l2"]
+Model: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
+"""Logits (B, K) of float images (B, ...) with values in [0, 1]; normalisation is inside."""
+Loss: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
+"""One number an image, (B,), of its logits (B, K); an attack makes it large."""
+
+
+class Threat(Config):
+    """How far an image may be changed. Changed images stay within [0, 1] too."""
+
+    norm: Norm = "linf"
+    """`linf`: no value changes by more than epsilon; `l2`: the Euclidean length of the change is at most epsilon."""
+    epsilon: float = Field(8 / 255, gt=0, allow_inf_nan=False)
+    """Radius, with pixel values in [0, 1]."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What an attack did to B images."""
+
+    adversarial: torch.Tensor
+    """float32 (B, ...), within the threat and in [0, 1]; for an image that stands, the attack's best attempt at it."""
+    fooled: torch.Tensor
+    """bool (B,): the model gives `adversarial` another class than the image's label."""
+    by: tuple[str | None, ...]
+    """Which attack of a schedule fooled the image; the attack itself where it is no schedule; None for one that stands."""
+
+
+class Oracle:
+    """A model that is asked about B images in turn, and counts what it is asked per image.
+
+    `rows` says which of the B images a batch is about, an image as often as it is asked about.
+    """
+
+    def __init__(self, model: Model, count: int) -> None:
+        import torch
+
+        self._model = model
+        self.queries = torch.zeros(count, dtype=torch.int64)
+        """Forward passes of each image."""
+        self.gradients = torch.zeros(count, dtype=torch.int64)
+        """Backward passes of each image; each has a forward pass of its own among `queries`."""
+
+    def logits(self, images: torch.Tensor, rows: torch.Tensor) -> torch.Tensor:
+        """(n, K) of images (n, ...), of which row i is about image ``rows[i]``; no gradient is kept.
+
+        Raises:
+            DataError: the model's output is not finite or no (n, K) (reason ``bad_output``).
+        """
+        import torch
+
+        with torch.inference_mode():
+            result = self._model(images)
+        self._count(self.queries, rows)
+        return _checked(result, len(images)).clone()
+
+    def gradient(self, images: torch.Tensor, rows: torch.Tensor, loss: Loss
+                 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """Logits (n, K), loss (n,) and the gradient of each image's loss by its pixels, shaped like `images`.
+
+        Raises:
+            DataError: as `logits`, and where a gradient is not finite.
+        """
+        import torch
+
+        points = images.detach().requires_grad_()
+        with torch.enable_grad():
+            logits = _checked(self._model(points), len(images))
+            losses = loss(logits)
+            (gradient,) = torch.autograd.grad(losses.sum(), points)
+        self._count(self.queries, rows)
+        self._count(self.gradients, rows)
+        if not torch.isfinite(gradient).all():
+            raise DataError("the model's gradient by its input is not finite", reason="bad_output")
+        return logits.detach(), losses.detach(), gradient
+
+    def _count(self, counter: torch.Tensor, rows: torch.Tensor) -> None:
+        counter += rows.cpu().bincount(minlength=len(counter))
+
+
+class Attack(Config):
+    """Settings of an attack, and the attack itself. Subclasses set `kind` and implement `run`."""
+
+    kind: ClassVar[str]
+
+    def run(self, oracle: Oracle, images: torch.Tensor, labels: torch.Tensor, threat: Threat, seeds: Sequence[int]) -> Outcome:
+        """Attack B images, each until it is fooled or the attack's own budget is spent.
+
+        Args:
+            images: float32 (B, ...) in [0, 1], each of which the model gives its label.
+            labels: int64 (B,).
+            seeds: one for each image.
+        """
+        raise NotImplementedError
+
+
+def _checked(logits: torch.Tensor, count: int) -> torch.Tensor:
+    import torch
+
+    if logits.ndim != 2 or len(logits) != count:
+        raise DataError(f"the model returned {tuple(logits.shape)} for {count} images; expected ({count}, classes)",
+                        reason="bad_output")
+    if not torch.isfinite(logits).all():
+        raise DataError("the model's logits are not finite", reason="bad_output")
+    return logits
