@@ -8,7 +8,7 @@ the decoded clips in their cache, engine, reward workers and journal. On the oth
 process of its own with the same engine arguments and priority, clips and rendered prompts in memory. Starting is not in the
 time. Rounds alternate; every round has clips that no other has. `peak_mb` is what the driver and all processes of its cluster
 hold of their own, at most, while 4 times as many questions are asked as in a round; `peak_growth_mb` is how much more that is
-than in a round.
+than in a round. The engine keeps at most 50 MB of processed clips there, so that this cache is full before memory is looked at.
 
 Results to expect on two CPU cores: a ratio of 0.85 or more, and the same answers. Other work on the machine moves rounds by 20
 percent.
@@ -50,6 +50,7 @@ from squall.platform.video import ClipCache
 QUESTIONS, TOKENS = 128, 16
 MANY = 4
 CACHE_BYTES = 8 << 30
+"""On disk."""
 
 
 def wide_policy(folder: Path) -> str:
@@ -81,7 +82,8 @@ def plan(options: argparse.Namespace, policy: str, folder: Path) -> Evaluation:
         "manifest": options.data / "test.jsonl", "questions": asked, "kinds": [], "temperature": 0.0, "max_tokens": TOKENS,
         "model": {"path": policy}, "data": {"cache": folder / "clips", "prompt_template": "compact",
                                             "frames": {"max_frames": 8, "max_pixels": 3136}},
-        "engine": {"cpus": 1, "max_model_len": 256}, "workers": {"corruption_cpus": 0.4, "reward_cpus": 0.1}}, "benchmark"))
+        "engine": {"cpus": 1, "max_model_len": 256, "clip_cache_gib": 0.05},
+        "workers": {"corruption_cpus": 0.4, "reward_cpus": 0.1}}, "benchmark"))
     if len(work.samples) < asked:
         raise SystemExit(f"{options.data / 'test.jsonl'} has {len(work.samples)} questions, and {asked} are needed; give fewer "
                          "--questions or --rounds")

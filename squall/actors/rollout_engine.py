@@ -56,6 +56,8 @@ class EngineConfig(EngineActorsConfig):
     """Skip graph capture and compilation: starts sooner, decodes slower on a GPU."""
     kv_cache_gib: int = Field(1, ge=1)
     """Memory for keys and values without a GPU, in GiB."""
+    clip_cache_gib: float = Field(0.5, ge=0)
+    """Memory for processed clips, for further answers to them, in GiB; vLLM's own bound of 4 would fill over a long run."""
     raw_logprobs: bool = False
     """Note answers' log-probabilities as the model gives them, before temperature and top-p. A learner needs those that the
     answers were drawn with."""
@@ -313,7 +315,8 @@ def _engine_arguments(model_path: str, config: EngineConfig) -> dict[str, Any]:
     arguments: dict[str, Any] = dict(
         model=model_path, dtype=config.dtype, max_model_len=config.max_model_len, max_num_seqs=config.max_num_seqs,
         max_num_batched_tokens=max(8192, config.max_model_len), tensor_parallel_size=config.tensor_parallel_size,
-        enforce_eager=config.enforce_eager, enable_prefix_caching=True, limit_mm_per_prompt={"video": 1, "image": 1},
+        enforce_eager=config.enforce_eager, enable_prefix_caching=True, mm_processor_cache_gb=config.clip_cache_gib,
+        limit_mm_per_prompt={"video": 1, "image": 1},
         logprobs_mode="raw_logprobs" if config.raw_logprobs else "processed_logprobs", disable_log_stats=True,
         weight_transfer_config=WeightTransferConfig(backend=VLLM_NAMES[config.weight_transfer]),
     )

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -12,6 +15,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
+import ray
 
 from squall.algorithms.corruption import parse_spec, render
 from squall.jobs import bench, bench_verify
@@ -24,6 +28,7 @@ from squall.jobs.registry import find_job
 from squall.platform.bench_card import load_conditions, read_bench
 from squall.platform.errors import ConfigError, DataError
 from squall.platform.records import Branch
+from squall.platform.report_card import read_answers, read_card
 from squall.platform.streaming import FrameHash, VideoFile, hash_file
 from squall.platform.video import encode_video
 
@@ -232,6 +237,33 @@ def test_an_evaluation_shows_the_copies_as_they_are_and_knows_what_was_done_to_t
     (row,) = answer_rows(work, weather, entry, lambda sample, given: {})
     assert (row["media"], row["file"]) == ("clean/clips/a.mp4", "weather/clips/a.mp4")
     assert row["corruption"] == plan.sample.metadata["corruption"] and parse_spec(row["corruption"]).family == "weather"
+
+
+BRIGHTNESS = """
+import numpy as np
+
+def dark_or_bright(clips):
+    bright = clips.mean(axis=(1, 2, 3, 4)) > 60
+    return np.stack([1 - bright, bright], axis=1) * 0.8 + 0.1
+"""
+
+
+@pytest.mark.cluster
+def test_a_model_is_asked_about_every_copy_and_the_report_counts_what_it_saw(built: Path, tmp_path: Path) -> None:
+    (tmp_path / "brightness.py").write_text(BRIGHTNESS)
+    words = [f"bench={built}", f"output={tmp_path}", "name=run", "model.path=brightness:dark_or_bright",
+             'classifier={kind: callable, classes: [nothing, "a patch"]}']
+    address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
+    subprocess.run([sys.executable, "-m", "squall", "evaluate", *words], cwd=tmp_path, env=os.environ | address, check=True)
+    card, answers = read_card(tmp_path / "run"), read_answers(tmp_path / "run").to_pylist()
+    assert Counter(row["condition"] for row in answers) == {"clean": 5, "weather": 5, "blind": 5}
+    for row in answers:
+        shown = built / (row["file"] or row["media"])
+        frames = cv2.imread(str(shown))[None] if shown.suffix == ".png" else decoded(shown)
+        assert (row["score"] == 1.0) == (frames.mean() > 60), row
+    by_kind = {result.condition: result.accuracy.value for result in card.conditions}
+    assert by_kind["clean"] == 1.0 > by_kind["blind"]
+    assert "outdoor" in (tmp_path / "run" / "report.html").read_text()
 
 
 @pytest.fixture

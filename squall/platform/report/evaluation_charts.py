@@ -54,10 +54,12 @@ def families(cards: Sequence[ReportCard]) -> list[str]:
 def severity_panels(cards: Sequence[ReportCard]) -> list[Panel]:
     """Accuracy in percent over severity, a panel for each family, all on the same axes.
 
-    A curve begins with the clean accuracy, since severity 0 leaves a clip as it is. One card is drawn with a thin line for
+    A curve begins with the clean accuracy, since severity 0 leaves a clip as it is. A benchmark's families whose clips differ
+    in severity have none. One card is drawn with a thin line for
     every kind and the name of the one that ends lowest.
     """
-    names = families(cards)
+    names = [name for name in families(cards)
+             if any(result.family == name and result.severity is not None for card in cards for result in card.conditions)]
     curves = {(name, number): family_curve(card, name) for name in names for number, card in enumerate(cards)}
     severities = sorted({result.severity for card in cards for result in card.conditions if result.severity is not None})
     seen = [_percent(bound) for points in curves.values() for _, estimate in points
@@ -115,14 +117,14 @@ def _kind_lines(card: ReportCard, family: str, axes: _Axes) -> tuple[list, tuple
     """A thin line for each kind of a family that has several, and the name of the one that ends lowest."""
     kinds: dict[str, list[ConditionResult]] = {}
     for result in card.conditions:
-        if result.family == family and result.accuracy.value is not None:
+        if result.family == family and result.severity is not None and result.accuracy.value is not None:
             kinds.setdefault(str(result.kind), []).append(result)
     if len(kinds) < 2:
         return [], None
     lines, ends = [], []
     for kind, results in kinds.items():
-        results.sort(key=lambda result: result.severity or 0.0)
-        points = [(0.0, card.summary.clean.value), *((result.severity or 0.0, result.accuracy.value) for result in results)]
+        results.sort(key=lambda result: result.severity)
+        points = [(0.0, card.summary.clean.value), *((result.severity, result.accuracy.value) for result in results)]
         lines.append((KIND, axes.path(points), plain(kind)))
         ends.append((results[-1].accuracy.value, results[-1].severity, plain(kind)))
     value, severity, kind = min(ends)

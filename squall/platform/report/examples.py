@@ -51,8 +51,8 @@ class ExampleClip:
     sample: VideoSample
     corruption: str
     """Kind, such as ``rain``."""
-    severity: float
-    """In [0, 1]."""
+    severity: float | None
+    """In [0, 1]; None where several corruptions of different severity make one."""
     clips: ClipPair
     clean_before: ExampleAnswer
     clean_after: ExampleAnswer
@@ -82,8 +82,8 @@ class TrainingExample:
     """Mean over the answers for which it was chosen."""
     corruption: str | None
     """Kind, such as ``rain``; None without a corruption."""
-    severity: float
-    """In [0, 1]."""
+    severity: float | None
+    """In [0, 1]; None where several corruptions of different severity make one."""
     clips: ClipPair
     answers: tuple[TrainingAnswer, ...]
 
@@ -97,8 +97,8 @@ class WorstCase:
     sample: VideoSample
     corruption: str
     """Kind, such as ``rain``."""
-    severity: float
-    """In [0, 1]."""
+    severity: float | None
+    """In [0, 1]; None where several corruptions of different severity make one."""
     clips: ClipPair
     clean: ExampleAnswer
     corrupted: ExampleAnswer
@@ -150,12 +150,13 @@ def _shortened(text: str, length: int = 60) -> str:
 def _card(example: ExampleClip | TrainingExample | WorstCase) -> dict[str, Any]:
     pair = example.clips
     clips: list[tuple[str, str, Animation]] = []
+    severity = "" if example.severity is None else f"severity {example.severity:.2g}"
     if pair.clean is not None:
         clips.append(("clean", "", animate(pair.clean, pair.fps)))
     if pair.corrupted is not None and example.corruption is not None:
         caption = example.corruption.replace("_", " ")
-        clips.append((caption, f"severity {example.severity:.2g}", animate(pair.corrupted, pair.fps)))
-    corruption = f"{example.corruption.replace('_', ' ')}, severity {example.severity:.2g}" if example.corruption else ""
+        clips.append((caption, severity, animate(pair.corrupted, pair.fps)))
+    corruption = ", ".join(filter(None, (example.corruption.replace("_", " "), severity))) if example.corruption else ""
     return {"sample": example.sample, "clips": clips, "problem": pair.problem, "corruption": corruption,
             "options": _card_options(example.sample)}
 
