@@ -45,7 +45,7 @@ class AttackWorker:
         import torch  # now, so that what it takes is no part of the first task
 
         self._device = "cuda" if gpus and torch.cuda.is_available() else "cpu"
-        self._models: OrderedDict[ImageModelConfig, ImageClassifier] = OrderedDict()
+        self._models: OrderedDict[str, ImageClassifier] = OrderedDict()
 
     def ready(self) -> int:
         """Returns the process id once the worker is up."""
@@ -65,9 +65,10 @@ class AttackWorker:
     def _open(self, config: ImageModelConfig) -> ImageClassifier:
         from squall.platform.image_classifiers import open_image_classifier
 
-        if config not in self._models:
-            self._models[config] = open_image_classifier(config, self._device)
+        key = config.model_dump_json()
+        if key not in self._models:
+            self._models[key] = open_image_classifier(config, self._device)
             if len(self._models) > MODELS_HELD:
                 self._models.popitem(last=False)
-        self._models.move_to_end(config)
-        return self._models[config]
+        self._models.move_to_end(key)
+        return self._models[key]
