@@ -45,7 +45,7 @@ class PGD(Attack):
     @model_validator(mode="after")
     def _restarts_differ(self) -> PGD:
         if self.restarts > 1 and not self.random_start:
-            raise ValueError(f"{self.restarts} restarts without random_start are one round again and again; allow it, or restart once")
+            raise ValueError(f"{self.restarts} restarts without random_start are the same round; allow it, or restart once")
         return self
 
     def perturb(self, oracle: Oracle, images: torch.Tensor, labels: torch.Tensor, threat: Threat, draws: Draws) -> Outcome:
