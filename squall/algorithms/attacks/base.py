@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
+from squall.algorithms.attacks.checks import check_images, check_threat
+from squall.algorithms.attacks.draws import Draws
 from squall.platform.config import Config
 from squall.platform.errors import DataError
 
@@ -99,9 +101,14 @@ class Oracle:
 
 
 class Attack(Config):
-    """Settings of an attack, and the attack itself. Subclasses set `kind` and implement `run`."""
+    """Settings of an attack, and the attack itself. Subclasses set `kind` and implement `perturb`."""
 
     kind: ClassVar[str]
+
+    @property
+    def indivisible(self) -> bool:
+        """Whether all images must come in one call, because the outcome depends on which stand beside one another."""
+        return False
 
     def run(self, oracle: Oracle, images: torch.Tensor, labels: torch.Tensor, threat: Threat, seeds: Sequence[int]) -> Outcome:
         """Attack B images, each until it is fooled or the attack's own budget is spent.
@@ -110,7 +117,19 @@ class Attack(Config):
             images: float32 (B, ...) in [0, 1], each of which the model gives its label.
             labels: int64 (B,).
             seeds: one for each image.
+
+        Raises:
+            DataError: images outside [0, 1], of another type or shape, labels or seeds that do not match them.
+            ConfigError: an epsilon above the box.
         """
+        check_images(images, labels)
+        check_threat(threat, tuple(images.shape[1:]))
+        if len(seeds) != len(images):
+            raise DataError(f"{len(seeds)} seeds for {len(images)} images; expected one for each")
+        return self.perturb(oracle, images, labels, threat, Draws(seeds, images.device))
+
+    def perturb(self, oracle: Oracle, images: torch.Tensor, labels: torch.Tensor, threat: Threat, draws: Draws) -> Outcome:
+        """As `run`, of images that are known to be sound, with all randomness from `draws`; row i of B has stream i."""
         raise NotImplementedError
 
 
