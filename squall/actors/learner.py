@@ -6,7 +6,6 @@ fine-tuning; both reduce to answers with a weight, so both share these files.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Sequence

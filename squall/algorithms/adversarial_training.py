@@ -132,17 +132,13 @@ def project(images: torch.Tensor, points: torch.Tensor, threat: Threat) -> torch
 
 @contextmanager
 def frozen(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
-    """Inside the block a network is attacked as it predicts: no dropout, no statistics kept, no gradients of its weights."""
-    training, wanting = module.training, [parameter for parameter in module.parameters() if parameter.requires_grad]
+    """Inside the block a network predicts as it does when it is used: no dropout, and no statistics are kept."""
+    training = module.training
     module.eval()
-    for parameter in wanting:
-        parameter.requires_grad_(False)
     try:
         yield module
     finally:
         module.train(training)
-        for parameter in wanting:
-            parameter.requires_grad_()
 
 
 def _length(values: torch.Tensor) -> torch.Tensor:

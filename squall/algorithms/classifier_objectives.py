@@ -83,6 +83,11 @@ class ObjectiveConfig(Config):
         """Whether actions are drawn."""
         return self.kind == "pg"
 
+    @property
+    def rewards(self) -> bool:
+        """Whether there is a reward, drawn or expected."""
+        return self.kind in ("pg", "pg_expected")
+
 
 CROSS_ENTROPY = ObjectiveConfig()
 

@@ -34,9 +34,10 @@ class NetworkConfig(Config):
     spectral_norm: bool = False
     """Divide every convolution's and linear layer's weight by its largest singular value (arXiv 1802.05957)."""
     mean: tuple[float, ...] | None = None
-    """Of each channel, with pixels in [0, 1]; by default that of the training images."""
+    """Of each channel, with pixels in [0, 1]; by default that of the training images, and for torchvision's video models of RGB
+    clips torchvision's own."""
     std: tuple[float, ...] | None = None
-    """Standard deviation of each channel; by default that of the training images."""
+    """Standard deviation of each channel; by default as for the mean."""
 
 
 def build_network(config: NetworkConfig, shape: Sequence[int], classes: int, mean: Sequence[float], std: Sequence[float]
@@ -45,7 +46,8 @@ def build_network(config: NetworkConfig, shape: Sequence[int], classes: int, mea
 
     Args:
         shape: of one image (C, H, W), or one clip (C, T, H, W).
-        mean: of each channel; those of `config` take its place, as for `std`.
+        mean: of each channel of the training images, as `std`; what `config` says takes their place, and torchvision's own
+            figures do for its video models, so that their state dicts mean the same elsewhere.
 
     Returns:
         A module that takes float32 (B, \\*shape) in [0, 1] and returns logits (B, classes).
@@ -58,8 +60,9 @@ def build_network(config: NetworkConfig, shape: Sequence[int], classes: int, mea
     network = _network(config, tuple(shape), classes)
     if config.spectral_norm:
         _normalise_weights(network)
+    usual = (published_statistics(config.architecture) if len(shape) == 4 and shape[0] == 3 else None) or (mean, std)
     channels = [_channel_values(key, given, shape)
-                for key, given in (("mean", config.mean or mean), ("std", config.std or std))]
+                for key, given in (("mean", config.mean or usual[0]), ("std", config.std or usual[1]))]
     module = Normalised(network, *channels)
     probe(module, shape, classes, f"network.architecture = {config.architecture}")
     return module
@@ -90,19 +93,45 @@ def published_name(architecture: str) -> tuple[str, str] | None:
     return (library, name) if separator and library in PREFIXES else None
 
 
+def published_statistics(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation with which timm or torchvision published a model of RGB; None where it published none."""
+    library, name = published_name(architecture) or ("", "")
+    if library == "timm":
+        import timm
+
+        settings = timm.get_pretrained_cfg(name)
+        return settings and (settings.mean, settings.std)
+    if library == "torchvision" and name in _torchvision()[1]:
+        from torchvision import models
+
+        transform = models.get_model_weights(name).DEFAULT.transforms()
+        return tuple(transform.mean), tuple(transform.std)
+    return None
+
+
+def check_network(config: NetworkConfig, shape: Sequence[int]) -> None:
+    """Raises ConfigError, with the nearest right name, where there is no such network for images, or clips, of that shape."""
+    name, published = config.architecture, published_name(config.architecture)
+    what, other = ("images", "clips") if len(shape) == 3 else ("clips", "images")
+    allowed = IMAGE_NETWORKS if len(shape) == 3 else CLIP_NETWORKS
+    if published is not None:
+        library, model = published
+        names = (_timm if library == "timm" else _torchvision)()[1]
+        if model not in names:
+            raise ConfigError(f"network.architecture = '{name}': {library} has no model of that name.{nearest(model, names)}")
+    elif name not in allowed:
+        hint = f" {name} is for {other}." if name in IMAGE_NETWORKS + CLIP_NETWORKS else nearest(name, allowed)
+        raise ConfigError(f"network.architecture = '{name}': no such network for {what}.{hint} Allowed: {', '.join(allowed)}, "
+                          f"{', '.join(f'{prefix}:NAME' for prefix in PREFIXES)}")
+    elif config.arguments and name != "videomae":
+        raise ConfigError(f"network.arguments belong to timm:NAME, torchvision:NAME and videomae, not to {name}")
+
+
 def _network(config: NetworkConfig, shape: tuple[int, ...], classes: int) -> torch.nn.Module:
     from squall.platform import architectures
 
-    name = config.architecture
-    published = published_name(name)
-    allowed = IMAGE_NETWORKS if len(shape) == 3 else CLIP_NETWORKS
-    if published is None and name not in allowed:
-        other = f" {name} is for {'clips' if len(shape) == 3 else 'images'}." if name in IMAGE_NETWORKS + CLIP_NETWORKS else ""
-        raise ConfigError(f"network.architecture = '{name}': no such network for {'images' if len(shape) == 3 else 'clips'}."
-                          f"{other or nearest(name, allowed)} Allowed: {', '.join(allowed)}, "
-                          f"{', '.join(f'{prefix}:NAME' for prefix in PREFIXES)}")
-    if config.arguments and published is None and name != "videomae":
-        raise ConfigError(f"network.arguments belong to timm:NAME, torchvision:NAME and videomae, not to {name}")
+    check_network(config, shape)
+    name, published = config.architecture, published_name(config.architecture)
     if published is not None:
         return _published(*published, shape, classes, config.arguments)
     if name == "resnet18":
@@ -151,10 +180,7 @@ def _videomae(shape: tuple[int, ...], classes: int, arguments: dict[str, Any]) -
 
 def _published(library: str, name: str, shape: tuple[int, ...], classes: int, arguments: dict[str, Any]) -> torch.nn.Module:
     """A model of timm or torchvision with this many classes and channels, random weights."""
-    build, names = (_timm if library == "timm" else _torchvision)()
-    if name not in names:
-        raise ConfigError(f"network.architecture = '{library}:{name}': {library} has no model of that name."
-                          f"{nearest(name, names)}")
+    build = (_timm if library == "timm" else _torchvision)()[0]
     try:
         return build(name, shape[0], classes, arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
