@@ -146,12 +146,12 @@ def read_state(file: Path) -> Mapping[str, Any]:
 
     if not file.is_file() or file.suffix not in STATE_SUFFIXES:
         problem = f"a {file.suffix or 'nameless'} file" if file.is_file() else "no such file"
-        raise ConfigError(f"weights = {file}: {problem}; expected a state dict as .safetensors, or as .pt or .pth of tensors alone")
+        raise ConfigError(f"weights = {file}: {problem}; expected a state dict, .safetensors, or .pt and .pth of tensors alone")
     try:
         state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
-        raise ConfigError(f"weights = {file}: cannot be read as tensors alone, and a pickle of anything else could run code; save "
-                          "model.state_dict() as safetensors where the file was made") from None
+        raise ConfigError(f"weights = {file}: cannot be read as tensors alone, and a pickle of anything else could run code; "
+                          "save model.state_dict() as safetensors where the file was made") from None
     except (SafetensorError, RuntimeError, OSError, EOFError) as error:
         raise ConfigError(f"weights = {file}: cannot be read as tensors alone: {_short(error)}") from None
     for wrapper in _WRAPPERS:

@@ -34,9 +34,10 @@ class NetworkConfig(Config):
     spectral_norm: bool = False
     """Divide every convolution's and linear layer's weight by its largest singular value (arXiv 1802.05957)."""
     mean: tuple[float, ...] | None = None
-    """Of each channel, with pixels in [0, 1]; by default that of the training images."""
+    """Of each channel, with pixels in [0, 1]; by default that of the training images, and for torchvision's video models of RGB
+    clips torchvision's own."""
     std: tuple[float, ...] | None = None
-    """Standard deviation of each channel; by default that of the training images."""
+    """Standard deviation of each channel; by default as for the mean."""
 
 
 def build_network(config: NetworkConfig, shape: Sequence[int], classes: int, mean: Sequence[float], std: Sequence[float]
@@ -45,7 +46,8 @@ def build_network(config: NetworkConfig, shape: Sequence[int], classes: int, mea
 
     Args:
         shape: of one image (C, H, W), or one clip (C, T, H, W).
-        mean: of each channel; those of `config` take its place, as for `std`.
+        mean: of each channel of the training images, as `std`; what `config` says takes their place, and torchvision's own
+            figures do for its video models, so that their state dicts mean the same elsewhere.
 
     Returns:
         A module that takes float32 (B, \\*shape) in [0, 1] and returns logits (B, classes).
@@ -58,8 +60,9 @@ def build_network(config: NetworkConfig, shape: Sequence[int], classes: int, mea
     network = _network(config, tuple(shape), classes)
     if config.spectral_norm:
         _normalise_weights(network)
+    usual = (published_statistics(config.architecture) if tuple(shape[:1]) == (3,) and len(shape) == 4 else None) or (mean, std)
     channels = [_channel_values(key, given, shape)
-                for key, given in (("mean", config.mean or mean), ("std", config.std or std))]
+                for key, given in (("mean", config.mean or usual[0]), ("std", config.std or usual[1]))]
     module = Normalised(network, *channels)
     probe(module, shape, classes, f"network.architecture = {config.architecture}")
     return module
@@ -88,6 +91,17 @@ def published_name(architecture: str) -> tuple[str, str] | None:
     """(library, name) of ``timm:NAME`` and ``torchvision:NAME``; None for Squall's own."""
     library, separator, name = architecture.partition(":")
     return (library, name) if separator and library in PREFIXES else None
+
+
+def published_statistics(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Mean and standard deviation with which torchvision published a video model; None for any other network."""
+    from torchvision import models
+
+    library, name = published_name(architecture) or ("", "")
+    if library != "torchvision" or name not in models.list_models(models.video):
+        return None
+    transform = models.get_model_weights(name).DEFAULT.transforms()
+    return tuple(transform.mean), tuple(transform.std)
 
 
 def _network(config: NetworkConfig, shape: tuple[int, ...], classes: int) -> torch.nn.Module:

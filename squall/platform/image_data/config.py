@@ -30,7 +30,7 @@ class ImageDataConfig(Config):
     classes: tuple[str, ...] | Path | None = None
     """`idx`: names of the classes in the order of their numbers, or a file with them; by default the numbers."""
     size: int | None = Field(None, ge=1)
-    """Pixels a side: the shorter side is resized to this, and the centre is cut out. Needed for `folder` and `video`; the others
+    """Pixels a side: the shorter side is resized to this, and the centre is cut out. `folder` and `video` need it; the others
     keep their size by default."""
     frames: int = Field(8, ge=1)
     """`video`: frames of a clip, spread evenly over it."""

@@ -79,8 +79,8 @@ def split_validation(data: ImageSet, fraction: float = 0.1, seed: int = 42) -> t
     """
     count = round(fraction * len(data))
     if not 0 < count < len(data):
-        raise ConfigError(f"{data.source}: a validation share of {fraction} takes {count} of {len(data)} images; both parts need "
-                          "at least one")
+        raise ConfigError(f"{data.source}: a validation share of {fraction} takes {count} of {len(data)} images; both parts "
+                          "need at least one")
     validation, training = divide(data.labels, count, seed)
     return data.subset(training, f"without {count} for validation"), data.subset(validation, f"{count} for validation")
 

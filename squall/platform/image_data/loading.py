@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from importlib import import_module
-from typing import Literal
+from pathlib import Path
+from typing import Literal, TypeVar
 
 import numpy as np
 
@@ -15,6 +17,7 @@ from squall.platform.image_data.images import ImageSet, divide
 Split = Literal["train", "test"]
 Choose = Callable[[np.ndarray], np.ndarray]
 """Which of the images with these labels are taken: rows, ascending."""
+Item = TypeVar("Item")
 LIMIT_SEED = 42
 _READERS = {"digits": "digits", "idx": "idx", "cifar10": "cifar", "cifar100": "cifar", "folder": "folder", "video": "clips"}
 
@@ -37,3 +40,39 @@ def load_images(config: ImageDataConfig, split: Split) -> ImageSet:
         return divide(labels, limit, LIMIT_SEED)[0]
 
     return reader.read(config, split, choose)
+
+
+def check_labels(labels: np.ndarray, classes: Sequence[str], file: Path) -> None:
+    """Raises DataError, which names the first record, where a label of a file is no class."""
+    wrong = np.flatnonzero(labels >= len(classes))
+    if len(wrong):
+        raise DataError(f"{file}: record {wrong[0] + 1} has label {labels[wrong[0]]}, and the {len(classes)} classes are 0 to "
+                        f"{len(classes) - 1} ({len(wrong)} such labels)", reason="unknown_label")
+
+
+def read_each(items: Sequence[Item], read: Callable[[Item], np.ndarray], shape: tuple[int, ...], threads: int, where: str
+              ) -> tuple[np.ndarray, np.ndarray, tuple[str, ...]]:
+    """Pixels (n, \\*shape) of the items that can be read, their rows, and a line about each of the others.
+
+    Raises:
+        DataError: none can be read.
+    """
+    def attempt(item: Item) -> np.ndarray | DataError:
+        try:
+            return read(item)
+        except DataError as error:
+            return error
+
+    images = np.empty((len(items), *shape), np.uint8)
+    kept: list[int] = []
+    dropped: list[str] = []
+    with ThreadPoolExecutor(threads) as pool:
+        for row, result in enumerate(pool.map(attempt, items)):
+            if isinstance(result, DataError):
+                dropped.append(str(result))
+            else:
+                images[len(kept)] = result
+                kept.append(row)
+    if not kept:
+        raise DataError(f"{where}: none of {len(items)} files can be read; the first: {dropped[0]}", reason="nothing_readable")
+    return images[:len(kept)], np.array(kept), tuple(dropped)
