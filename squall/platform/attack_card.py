@@ -130,6 +130,7 @@ class ModelResult(Config):
     seed: int | None = None
     clean: Estimate
     budgets: tuple[Budget, ...]
+    """The run's main one first."""
     results: tuple[AttackResult, ...]
     indicators: Indicators | None = None
     landscape: str | None = None
