@@ -75,8 +75,8 @@ def loss_landscape(oracle: Oracle, image: torch.Tensor, label: int, threat: Thre
     """The landscape around one image (...), the oracle's image 0.
 
     d1 points from the image to the end of PGD's path; d2 is random, at right angles to d1 and as long in Euclidean terms. d1
-    has length 1 in the threat's norm, so that coordinates compare with epsilon. It takes N^2 + 2 forward passes and steps + 1 backward ones
-    with a forward pass each.
+    has length 1 in the threat's norm, so that coordinates compare with epsilon. For N^2 points it takes N^2 + 2 forward
+    passes, and ``steps + 1`` backward passes with a forward pass each.
 
     Raises:
         DataError: the model's output or gradient is not finite.
