@@ -1,0 +1,162 @@
+"""What a trial trains, attacks and compares; all that can be refused is refused here, before anything starts."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from squall.actors.arm_training import Training, TrainingTasksConfig
+from squall.actors.attack_pool import AttackWorkersConfig
+from squall.algorithms.attacks.base import Norm, Threat
+from squall.algorithms.classifier_config import FitConfig
+from squall.jobs.attack_battery import Battery, check_name, make_battery
+from squall.platform.config import Config, lay_over, validate
+from squall.platform.errors import ConfigError
+from squall.platform.image_data import ImageDataConfig, ImageSet, load_images
+
+MODELS = "models"
+"""Folder of the checkpoints in the run directory."""
+
+
+class TrialConfig(Config):
+    """Arms that differ in one thing, trained with the same compute, attacked alike."""
+
+    data: ImageDataConfig = ImageDataConfig()
+    """Images: arms learn from the training split, and the test split is attacked."""
+    training: dict[str, Any] = {}
+    """What all arms share: keys of `squall train classifier`, such as {passes: 40, network: {architecture: small_cnn}}."""
+    arms: dict[str, dict[str, Any]] = Field(min_length=1)
+    """By name, what is different about an arm: {RL: {objective: {kind: pg}}}."""
+    seeds: tuple[int, ...] = Field((1, 2, 3), min_length=1)
+    """Every arm is trained with each; from three on the trial says which arms differ."""
+    contrasts: tuple[tuple[str, str], ...] = ()
+    """Pairs of arms that are compared, the second against the first."""
+    norm: Norm = "linf"
+    """Norm of the budgets."""
+    epsilons: tuple[float, ...] = Field((0.1,), min_length=1)
+    """Budgets of the attacks; the first is the one that the headline is about."""
+    attacks: tuple[str | dict[str, Any], ...] = ("pgd", "autoattack", "noise")
+    """As in `squall attack image`. The checks for gradient masking add what they need."""
+    transfer: bool = True
+    """Show every model's PGD examples to all others."""
+    diagnosis: bool = True
+    """Measure gradients, entropy and the loss around an image."""
+    images: int | None = Field(None, ge=1)
+    """The first so many test images are attacked; by default all."""
+    chunk: int = Field(100, ge=1)
+    """Images that one worker attacks at a time."""
+    attack_seed: int = 0
+    """Of the attacks."""
+    trainings: TrainingTasksConfig = TrainingTasksConfig()
+    """What one training reserves; as many run at a time as the cluster holds."""
+    workers: AttackWorkersConfig = AttackWorkersConfig(count=2)
+    """Processes that attack."""
+    name: str | None = None
+    """Name of the run directory; by default the job and the time."""
+    output: Path = Path("runs")
+    """Folder that run directories go into."""
+    resume: bool = False
+    """Go on with a trial that was interrupted: squall trial runs/NAME/config.yaml --resume"""
+    ray_address: str | None = None
+    """Cluster to join; by default RAY_ADDRESS, else a local one on the loopback interface."""
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TrialConfig:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError("seeds: name each once")
+        for pair in self.contrasts:
+            if unknown := [name for name in pair if name not in self.arms]:
+                raise ValueError(f"contrasts: there is no arm '{unknown[0]}'; there are {', '.join(self.arms)}")
+        if self.resume and self.name is None:
+            raise ValueError("resume needs the run: give its config.yaml (runs/NAME/config.yaml), or name=NAME")
+        return self
+
+
+@dataclass(frozen=True)
+class TrialWork:
+    """Everything that could be refused has been checked."""
+
+    config: TrialConfig
+    train: ImageSet
+    attacked: ImageSet
+    fits: Mapping[str, FitConfig]
+    """Of each arm, with the seed that its own keys say."""
+    battery: Battery
+
+    def trainings(self, folder: Path) -> list[tuple[str, int, Training]]:
+        """(arm, seed, training), seed by seed, so that a trial that is stopped has whole seeds."""
+        return [(arm, seed, Training(name, fit.model_copy(update={"seed": seed}), folder / MODELS / name))
+                for seed in self.config.seeds for arm, fit in self.fits.items() if (name := model_name(arm, seed))]
+
+    @cached_property
+    def asked(self) -> dict[str, Any]:
+        """What the card follows from, beside the images."""
+        return {**self.battery.asked, "seed": self.config.attack_seed, "chunk": self.config.chunk,
+                "seeds": list(self.config.seeds), "diagnosis": self.config.diagnosis,
+                "arms": {name: fit.model_dump(mode="json", exclude={"seed"}) for name, fit in self.fits.items()}}
+
+
+def prepare(config: TrialConfig) -> TrialWork:
+    """Read images, arms and attacks.
+
+    Raises:
+        ConfigError: a key of an arm, an attack or a budget that cannot be used.
+        DataError: images cannot be read.
+    """
+    for arm in config.arms:
+        check_name("arm", arm)
+    fits = {name: _fit(name, config.training, own) for name, own in config.arms.items()}
+    _refuse_equal(fits)
+    train, test = load_images(config.data, "train"), load_images(config.data, "test")
+    budgets = [Threat(norm=config.norm, epsilon=epsilon) for epsilon in config.epsilons]
+    battery = make_battery(config.attacks, budgets, test.shape, transfer=config.transfer)
+    count = len(test) if config.images is None else min(config.images, len(test))
+    return TrialWork(config, train, test.subset(slice(count), f"the first {count}"), fits, battery)
+
+
+def model_name(arm: str, seed: int) -> str:
+    """Of a trained model in the run."""
+    return f"{arm}.s{seed}"
+
+
+def describe_arm(fit: FitConfig) -> str:
+    """One line on how an arm learns."""
+    parts = [_named(fit.objective.model_dump(exclude_unset=True), fit.objective.kind)]
+    if fit.adversarial.kind != "none":
+        own, threat = fit.adversarial.model_dump(exclude_unset=True, exclude={"threat"}), fit.adversarial.threat
+        parts.append(f"{_named(own, fit.adversarial.kind)} at {threat.norm} {threat.epsilon:.4g}")
+    controls = fit.controls.model_dump(exclude_defaults=True)
+    parts += [f"{key.replace('_', ' ')} {value:g}" for key, value in controls.items() if isinstance(value, float)]
+    if fit.network.spectral_norm:
+        parts.append("spectral norm")
+    return "; ".join(parts)
+
+
+def _named(own: Mapping[str, Any], kind: str) -> str:
+    more = ", ".join(f"{key} {_short(value)}" for key, value in own.items() if key != "kind")
+    return f"{kind} ({more})" if more else kind
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, Mapping):
+        return " ".join(f"{key} {_short(inner)}" for key, inner in value.items())
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def _fit(name: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> FitConfig:
+    if "seed" in shared or "seed" in own:
+        raise ConfigError(f"arms: {name}: seeds are those of the trial; leave seed out")
+    return validate(FitConfig, lay_over(shared, own), where=f"arms: {name}")
+
+
+def _refuse_equal(fits: Mapping[str, FitConfig]) -> None:
+    names: Sequence[str] = list(fits)
+    for place, name in enumerate(names):
+        for other in names[:place]:
+            if fits[name] == fits[other]:
+                raise ConfigError(f"arms: '{other}' and '{name}' are the same; leave one out")
