@@ -10,10 +10,14 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
+from rich.box import SIMPLE_HEAD
+from rich.console import Console
+from rich.table import Table
 
 from squall.algorithms.statistics import holm, mcnemar_exact, paired_bootstrap
 from squall.jobs.attack_standing import Standing, Standings
-from squall.platform.attack_card import CLEAN, Arm, ArmContrast, ArmFigure, ModelResult, transfer_parts
+from squall.jobs.console import say
+from squall.platform.attack_card import CLEAN, Arm, ArmContrast, ArmFigure, AttackCard, ModelResult, transfer_parts
 from squall.platform.report_card import Estimate
 
 TRANSFER, WORST = "transfer", "worst"
@@ -114,3 +118,38 @@ def _p_value(first: np.ndarray, second: np.ndarray) -> float | None:
     return mcnemar_exact(first.ravel(), second.ravel(), images)
 
 
+
+
+def contrast_keys(card: AttackCard) -> list[Key]:
+    """What pairs of arms are compared on: clean, and everything that was asked for at the main budget."""
+    norm, epsilon = card.asked["budgets"][0]["norm"], card.asked["budgets"][0]["epsilon"]
+    asked = [one["name"] for one in card.asked["attacks"]]
+    names = list(dict.fromkeys(result.attack for model in card.models for result in model.results
+                               if (result.norm, result.epsilon) == (norm, epsilon)))
+    return [Key(CLEAN), *(Key(name, norm, epsilon) for name in names if name in asked),
+            Key(TRANSFER, norm, epsilon), Key(WORST, norm, epsilon)]
+
+
+def say_arms(card: AttackCard, console: Console) -> None:
+    """A table of the arms at the main budget, in percent, and which are not to be trusted."""
+    keys = contrast_keys(card)
+    shown = [key for key in keys if any(_find(arm, key) for arm in card.arms)]
+    table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
+    for place, name in enumerate(("arm", *(key.figure for key in shown), "seconds")):
+        table.add_column(name, justify="right" if place else "left", no_wrap=not place)
+    for arm in card.arms:
+        table.add_row(arm.name, *("" if (one := _find(arm, key)) is None else f"{100 * one.mean:.1f}" for key in shown),
+                      f"{arm.seconds:.0f}")
+    budget = card.asked["budgets"][0]
+    say(console, f"accuracy in percent, mean over seeds; attacks at {budget['norm']} {budget['epsilon']:.4g}:")
+    console.print(table)
+    for arm in card.arms:
+        own = [model for model in card.models if model.arm == arm.name]
+        alarms = [check.name for model in own for check in model.checks if check.passed is False]
+        if alarms:
+            names = ", ".join(f"{name} ({alarms.count(name)})" for name in dict.fromkeys(alarms))
+            say(console, f"unreliable: {arm.name}: signs of gradient masking: {names}")
+
+
+def _find(arm: Arm, key: Key) -> ArmFigure | None:
+    return next((one for one in arm.figures if Key(one.figure, one.norm, one.epsilon) == key), None)

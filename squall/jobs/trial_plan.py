@@ -11,16 +11,17 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from squall.actors.arm_training import Training, TrainingTasksConfig
-from squall.actors.attack_pool import AttackWorkersConfig
-from squall.algorithms.attacks.base import Norm, Threat
 from squall.algorithms.classifier_config import FitConfig
-from squall.jobs.attack_battery import Battery, check_name, make_battery
+from squall.jobs.attack_battery import check_name, make_battery
+from squall.jobs.attack_image_plan import AttackImageConfig
 from squall.platform.config import Config, lay_over, validate
 from squall.platform.errors import ConfigError
 from squall.platform.image_data import ImageDataConfig, ImageSet, load_images
 
 MODELS = "models"
 """Folder of the checkpoints in the run directory."""
+OWN = ("models", "data", "split", "name", "output", "resume", "ray_address")
+"""Keys of `squall attack image` that the trial itself decides."""
 
 
 class TrialConfig(Config):
@@ -36,26 +37,10 @@ class TrialConfig(Config):
     """Every arm is trained with each; from three on the trial says which arms differ."""
     contrasts: tuple[tuple[str, str], ...] = ()
     """Pairs of arms that are compared, the second against the first."""
-    norm: Norm = "linf"
-    """Norm of the budgets."""
-    epsilons: tuple[float, ...] = Field((0.1,), min_length=1)
-    """Budgets of the attacks; the first is the one that the headline is about."""
-    attacks: tuple[str | dict[str, Any], ...] = ("pgd", "autoattack", "noise")
-    """As in `squall attack image`. The checks for gradient masking add what they need."""
-    transfer: bool = True
-    """Show every model's PGD examples to all others."""
-    diagnosis: bool = True
-    """Measure gradients, entropy and the loss around an image."""
-    images: int | None = Field(None, ge=1)
-    """The first so many test images are attacked; by default all."""
-    chunk: int = Field(100, ge=1)
-    """Images that one worker attacks at a time."""
-    attack_seed: int = 0
-    """Of the attacks."""
+    attack: dict[str, Any] = {"epsilons": [0.1]}
+    """Keys of `squall attack image`: attacks, norms and epsilons (the first budget is the main one), images, diagnosis."""
     trainings: TrainingTasksConfig = TrainingTasksConfig()
     """What one training reserves; as many run at a time as the cluster holds."""
-    workers: AttackWorkersConfig = AttackWorkersConfig(count=2)
-    """Processes that attack."""
     name: str | None = None
     """Name of the run directory; by default the job and the time."""
     output: Path = Path("runs")
@@ -72,9 +57,15 @@ class TrialConfig(Config):
         for pair in self.contrasts:
             if unknown := [name for name in pair if name not in self.arms]:
                 raise ValueError(f"contrasts: there is no arm '{unknown[0]}'; there are {', '.join(self.arms)}")
+        if taken := [key for key in self.attack if key in OWN]:
+            raise ValueError(f"attack.{taken[0]} is what the trial decides by itself; leave it out")
         if self.resume and self.name is None:
             raise ValueError("resume needs the run: give its config.yaml (runs/NAME/config.yaml), or name=NAME")
         return self
+
+    def attack_on(self, models: Sequence[Mapping[str, Any]]) -> AttackImageConfig:
+        """The attack of models, each with its path and name."""
+        return validate(AttackImageConfig, {**self.attack, "models": list(models), "data": self.data.model_dump()}, "attack")
 
 
 @dataclass(frozen=True)
@@ -83,10 +74,8 @@ class TrialWork:
 
     config: TrialConfig
     train: ImageSet
-    attacked: ImageSet
     fits: Mapping[str, FitConfig]
-    """Of each arm, with the seed that its own keys say."""
-    battery: Battery
+    """How each arm learns; the seeds are the trial's."""
 
     def trainings(self, folder: Path) -> list[tuple[str, int, Training]]:
         """(arm, seed, training), seed by seed, so that a trial that is stopped has whole seeds."""
@@ -95,10 +84,17 @@ class TrialWork:
 
     @cached_property
     def asked(self) -> dict[str, Any]:
-        """What the card follows from, beside the images."""
-        return {**self.battery.asked, "seed": self.config.attack_seed, "chunk": self.config.chunk,
-                "seeds": list(self.config.seeds), "diagnosis": self.config.diagnosis,
+        """What the models follow from."""
+        return {"data": self.train.hash, "seeds": list(self.config.seeds),
                 "arms": {name: fit.model_dump(mode="json", exclude={"seed"}) for name, fit in self.fits.items()}}
+
+    def lines(self) -> list[str]:
+        """What there is to do, for plan.txt and the terminal."""
+        images = len(self.train) * (1 - next(iter(self.fits.values())).validation.fraction)
+        width = max(map(len, self.fits))
+        return [f"{len(self.fits)} arms x {len(self.config.seeds)} seeds, each on {images:,.0f} images of {self.train.source}",
+                *(f"  {name:<{width}}  {describe_arm(fit)}; {fit.total_steps(round(images)):,} steps"
+                  for name, fit in self.fits.items())]
 
 
 def prepare(config: TrialConfig) -> TrialWork:
@@ -112,11 +108,10 @@ def prepare(config: TrialConfig) -> TrialWork:
         check_name("arm", arm)
     fits = {name: _fit(name, config.training, own) for name, own in config.arms.items()}
     _refuse_equal(fits)
-    train, test = load_images(config.data, "train"), load_images(config.data, "test")
-    budgets = [Threat(norm=config.norm, epsilon=epsilon) for epsilon in config.epsilons]
-    battery = make_battery(config.attacks, budgets, test.shape, transfer=config.transfer)
-    count = len(test) if config.images is None else min(config.images, len(test))
-    return TrialWork(config, train, test.subset(slice(count), f"the first {count}"), fits, battery)
+    train = load_images(config.data, "train")
+    attack = config.attack_on([{"path": "models", "name": "none"}])
+    make_battery(attack.attacks, attack.threats, train.shape, masking=attack.masking, transfer=attack.transfer)
+    return TrialWork(config, train, fits)
 
 
 def model_name(arm: str, seed: int) -> str:
@@ -138,7 +133,7 @@ def describe_arm(fit: FitConfig) -> str:
 
 
 def _named(own: Mapping[str, Any], kind: str) -> str:
-    more = ", ".join(f"{key} {_short(value)}" for key, value in own.items() if key != "kind")
+    more = ", ".join(f"{key.replace('_', ' ')} {_short(value)}" for key, value in own.items() if key != "kind")
     return f"{kind} ({more})" if more else kind
 
 
@@ -155,7 +150,7 @@ def _fit(name: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> FitCon
 
 
 def _refuse_equal(fits: Mapping[str, FitConfig]) -> None:
-    names: Sequence[str] = list(fits)
+    names = list(fits)
     for place, name in enumerate(names):
         for other in names[:place]:
             if fits[name] == fits[other]:
