@@ -63,25 +63,45 @@ class Budget(Config):
 
 
 class IndicatorCurve(Config):
-    """A gradient indicator along something: PGD steps for ``gsua``, radii for ``igv`` and ``digv``."""
+    """A gradient indicator along something: PGD steps, counted from 0, or radii."""
 
-    name: str
+    name: Literal["agn", "gsua", "sign_consistency", "spread", "igv", "digv"]
+    """The first four go along the steps (the second and third from step 1 on), ``igv`` and ``digv`` along the radii."""
     x: tuple[float, ...]
     y: tuple[float | None, ...]
+
+
+class EntropyRow(Config):
+    """Mean predictive entropy of a group of images."""
+
+    images: Literal["clean", "attacked"]
+    group: Literal["all", "correct", "wrong"]
+    """Right or wrong as these images are: an attacked image is `wrong` where the attack fools the model."""
+    bits: float | None
+    """Between 0 and log2 of the number of classes; None for a group without images."""
+    count: int
 
 
 class Indicators(Config):
     """Gradient statistics of a model (docs/attacks.md defines them; operational definitions of Squall's own)."""
 
+    images: int
     agn: float | None
     igv: float | None
     digv: float | None
     gsua: float | None
+    """Means over their curves; `agn` is the one of the unchanged images."""
+    sign_consistency: float | None
+    """Mean over its curve."""
+    spread_steps: float | None
+    """How far the mean directions of PGD's steps lie apart: 1 - their mean cosine."""
     zero_gradients: float
     """Fraction of images whose cross-entropy gradient is exactly zero in float32."""
-    entropy_clean: float | None
-    entropy_attacked: float | None
-    """Mean predictive entropy in bits."""
+    zero_gradients_float64: float | None
+    """The same in float64; None where the model does not run in it."""
+    float32_agreement: float | None
+    """Mean cosine between the gradients of float32 and of float64; below 1 where float32 rounds the gradient away."""
+    entropy: tuple[EntropyRow, ...]
     curves: tuple[IndicatorCurve, ...] = ()
 
 
@@ -92,7 +112,9 @@ class MaskingCheck(Config):
     passed: bool | None
     """None where the run did not measure what it needs."""
     value: float | None
+    """What was seen, as a fraction of the attacked images; docs/attacks.md says of which for each check."""
     bound: float | None
+    """The largest value that chance or a weak attack explains: above it the check fails."""
     message: str
     """One sentence: what was seen, and what it means."""
 
@@ -108,6 +130,7 @@ class ModelResult(Config):
     seed: int | None = None
     clean: Estimate
     budgets: tuple[Budget, ...]
+    """The run's main one first."""
     results: tuple[AttackResult, ...]
     indicators: Indicators | None = None
     landscape: str | None = None
@@ -186,6 +209,18 @@ class AttackCard(Config):
     """What could not be done, a sentence each."""
     unreliable: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
+
+
+def transfer_name(source: str, attack: str) -> str:
+    """What `ATTACKS` calls an attack that another model's examples are."""
+    return f"transfer:{source}:{attack}"
+
+
+def transfer_parts(attack: str) -> tuple[str, str] | None:
+    """(source, attack) of such a name; None for any other attack. Names of models and attacks hold no colon."""
+    kind, _, rest = attack.partition(":")
+    source, _, name = rest.partition(":")
+    return (source, name) if kind == "transfer" else None
 
 
 CARD_FILE, ATTACKS_FILE = "card.json", "attacks.parquet"
