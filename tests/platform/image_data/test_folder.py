@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from pathlib import Path
 
 import cv2
@@ -19,6 +20,11 @@ def write_image(file: Path, colour: tuple[int, int, int], height: int = 20, widt
     image[:, width * 2 // 15:width - width * 2 // 15] = colour[::-1]
     file.parent.mkdir(parents=True, exist_ok=True)
     assert cv2.imwrite(str(file), image)
+
+
+def bitmap_header(height: int, width: int) -> bytes:
+    """Of an image without pixels."""
+    return b"BM" + struct.pack("<IHHIIiiHHIIiiII", 54, 0, 0, 54, 40, width, height, 1, 24, 0, 0, 0, 0, 0, 0)
 
 
 @pytest.fixture
@@ -42,10 +48,11 @@ def test_classes_are_the_folders_and_images_are_resized_and_cropped(folder: Path
 def test_unreadable_files_are_left_out_and_named(folder: Path) -> None:
     (folder / "train" / "grass" / "broken.jpg").write_bytes(b"no picture")
     (folder / "train" / "sky" / "empty.png").touch()
+    (folder / "train" / "sky" / "vast.bmp").write_bytes(bitmap_header(100_000, 100_000))
     config = ImageDataConfig(format="folder", path=folder, size=8)
     data = load_images(config, "train")
     assert data.labels.tolist() == [0, 0, 1]
-    assert len(data.dropped) == 2 and "broken.jpg" in data.dropped[0] and "empty.png" in data.dropped[1]
+    assert [Path(line.split(": ")[0]).name for line in data.dropped] == ["broken.jpg", "empty.png", "vast.bmp"]
     for file in (folder / "val").rglob("*.*"):
         file.write_bytes(b"no picture")
     with pytest.raises(DataError, match="none of 3 files can be read; the first: .*two.JPG") as error:
