@@ -55,6 +55,8 @@ class Best:
 
     score: float = -1.0
     step: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
+    """Of the validation images."""
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -126,14 +128,14 @@ class ClassifierTraining:
         return row
 
     def validate(self) -> dict[str, float]:
-        """Accuracy on the validation images, attacked too where that is asked for; keeps the weights if they are the best."""
+        """Accuracy on the validation images, attacked too where that is asked for; keeps the weights that are to be kept."""
         validation, found = self.config.validation, {VALIDATION: self.accuracy(self.validation_images)}
         if validation.attack_steps:
             found[ATTACKED] = self.accuracy(self.validation_images, validation.attack_steps)
         score = found[ATTACKED if validation.select == "best_attacked" else VALIDATION]
-        if validation.select != "last" and score > self.best.score:
+        if validation.select == "last" or score > self.best.score:
             weights = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
-            self.best = Best(score, self.step, weights)
+            self.best = Best(score, self.step, found, weights)
         return found
 
     def accuracy(self, data: ImageSet, attack_steps: int = 0) -> float:
@@ -163,13 +165,10 @@ class ClassifierTraining:
         oracle = Oracle(self.module, len(images))
         return ~PGD(steps=steps).run(oracle, images, labels, self.config.adversarial.threat, seeds).fooled
 
-    def finish(self) -> int:
-        """Put the weights that model selection keeps into the network; returns the step that they are of."""
-        self.module.eval()
-        if not self.best.weights:
-            return self.step
+    def finish(self) -> None:
+        """Put the weights that model selection keeps, those of `best`, into the network."""
         self.module.load_state_dict(self.best.weights)
-        return self.best.step
+        self.module.eval()
 
     def spent(self) -> dict[str, float]:
         """Steps, passes of each training image, and seconds of training without validation."""

@@ -21,6 +21,7 @@ from squall.actors.gauges import RayGauges
 from squall.actors.logs import messages_of_ray
 from squall.actors.worker_group import WorkerGroup
 from squall.jobs.registry import find_job
+from squall.jobs.report import build_report
 from squall.jobs.resume import (
     ResumePoint,
     StopRequested,
@@ -111,6 +112,10 @@ class RunSession:
         if config.resume and (config.start_from is None or self.run.latest_checkpoint() is not None):
             return self._own_point()
         return ResumePoint() if config.start_from is None else fork_point(config.start_from)
+
+    def callback(self, end: Callable[[], None]) -> None:
+        """Call this when the session ends, before what was started earlier is ended."""
+        self._stack.callback(end)
 
     def _own_point(self) -> ResumePoint:
         """Where this run itself goes on."""
@@ -281,3 +286,11 @@ class RunSession:
         self._spans.append(Span("driver", name, began, began + elapsed))
         self.seconds[name] += elapsed
         self._step_phases[name] += elapsed
+
+    def write_results(self, results: dict[str, Any]) -> Path:
+        """Add what the phases took to the results, write results.json and the report; returns the page."""
+        results["seconds"] = {**{name: round(value, 1) for name, value in self.seconds.items()},
+                              "total": round(time.monotonic() - self.started, 1)}
+        self.run.write_json(self.run.results.name, results)
+        self.run.event("finished", seconds=results["seconds"]["total"])
+        return build_report(self.run)

@@ -25,11 +25,7 @@ from squall.algorithms.corruption import STANDARD_KINDS, CorruptionSpec, Mixture
 from squall.algorithms.rewards import RewardConfig
 from squall.algorithms.tgrpo import TGRPOConfig
 from squall.jobs import heldout
-from squall.jobs.report import build_report
-from squall.jobs.resume import (
-    ResumePoint,
-    find_sampling_point,
-)
+from squall.jobs.resume import ResumePoint, find_sampling_point
 from squall.jobs.run_session import RunSession, RunSessionConfig
 from squall.platform.config import Config
 from squall.platform.errors import ConfigError, DataError
@@ -294,11 +290,7 @@ class Session(RunSession):
         if before is not None and after is not None:
             results = heldout.compare(before, after, self.config.seed)
         results["dropped"] = dict(self.dropped)
-        results["seconds"] = {**{name: round(value, 1) for name, value in self.seconds.items()},
-                              "total": round(time.monotonic() - self.started, 1)}
-        self.run.write_json(self.run.results.name, results)
-        self.run.event("finished", seconds=results["seconds"]["total"])
-        page = build_report(self.run)
+        page = self.write_results(results)
         if before is not None and after is not None:
             print_results(results, self.console)
         if bounded := bound(read_metrics(self.run.metrics), getattr(self.config, "max_staleness", 0)):
