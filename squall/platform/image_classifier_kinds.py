@@ -11,27 +11,23 @@ from typing import Any
 
 import torch
 
-from squall.platform.class_list import class_indices, read_classes
 from squall.platform.classifier_kinds import read_state
 from squall.platform.config import validate
 from squall.platform.errors import ConfigError
-from squall.platform.image_classifiers import FACTS, VERSION, WEIGHTS, ImageClassifier, ImageModelConfig
-from squall.platform.networks import NetworkConfig, build_network
+from squall.platform.image_classifiers import FACTS, WEIGHTS, CheckpointFacts, ImageClassifier, ImageModelConfig
+from squall.platform.networks import NetworkConfig, build_network, check_network, published_statistics
 from squall.platform.plugins import import_function
 from squall.platform.streaming import hash_file
 
-IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
-
-def load_checkpoint(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
+def load_checkpoint(folder: Path) -> tuple[torch.nn.Module, CheckpointFacts]:
     """The network of a checkpoint folder, ready to be trained on, and what its ``classifier.json`` says.
 
     Raises:
         ConfigError: it is no such folder, it is damaged, or its weights do not fit.
     """
     facts = _read_facts(folder)
-    network = validate(NetworkConfig, facts["network"], where=f"{folder / FACTS}: network")
-    module = build_network(network, facts["shape"], len(facts["classes"]), facts["mean"], facts["std"])
+    module = build_network(facts.network, facts.shape, len(facts.classes), facts.mean, facts.std)
     _load(module, folder / WEIGHTS, f"model {folder}")
     return module, facts
 
@@ -39,21 +35,20 @@ def load_checkpoint(folder: Path) -> tuple[torch.nn.Module, dict[str, Any]]:
 def open_checkpoint(config: ImageModelConfig) -> ImageClassifier:
     """A folder of `squall.platform.image_classifiers.save_image_classifier`."""
     module, facts = load_checkpoint(Path(config.path))
-    settings = {key: facts[key] for key in ("network", "shape", "classes", "mean", "std")}
-    objective = facts["training"].get("objective")
-    description = f"{_describe(facts['network']['architecture'], module)}{f', trained by {objective}' if objective else ''}"
-    return ImageClassifier(module, tuple(facts["classes"]), tuple(facts["shape"]), _hash(module, settings), description,
-                           facts["training"])
+    settings = facts.model_dump(mode="json", exclude={"version", "training"})
+    objective = facts.training.get("objective")
+    description = _describe(facts.network.architecture, module) + (f", trained by {objective}" if objective else "")
+    return ImageClassifier(module, facts.classes, facts.shape, _hash(module, settings), description, facts.training)
 
 
 def open_published(config: ImageModelConfig) -> ImageClassifier:
-    """A torchvision or timm model with a state dict of the user's."""
-    assert config.shape is not None and config.classes is not None and config.weights is not None
-    kind, classes = config.resolved_kind, _classes(config)
-    network = NetworkConfig(architecture=f"{kind}:{config.path.removeprefix(f'{kind}:')}", arguments=config.arguments)
-    mean, std = (given or _of_channels(usual, config.shape)
-                 for given, usual in ((config.mean, IMAGENET_MEAN), (config.std, IMAGENET_STD)))
-    module = build_network(network, config.shape, len(classes), mean, std)
+    """A torchvision or timm model with a state dict of the user's. The configuration is resolved, as for the others."""
+    assert config.shape is not None and isinstance(config.classes, tuple) and config.weights is not None
+    kind, classes = config.kind, config.classes
+    network = NetworkConfig(architecture=f"{kind}:{config.path.removeprefix(f'{kind}:')}", arguments=config.arguments,
+                            mean=config.mean, std=config.std)
+    check_network(network, config.shape)
+    module = build_network(network, config.shape, len(classes), *_statistics(network, config.shape[0]))
     _load(module.network, config.weights, f"weights = {config.weights}")
     settings = {"network": network.model_dump(mode="json"), "shape": config.shape, "classes": classes}
     return ImageClassifier(module, classes, config.shape, _hash(module, settings), _describe(network.architecture, module))
@@ -61,10 +56,13 @@ def open_published(config: ImageModelConfig) -> ImageClassifier:
 
 def open_callable(config: ImageModelConfig) -> ImageClassifier:
     """What a function of the user's returns."""
-    assert config.shape is not None
-    classes = _classes(config)
+    assert config.shape is not None and isinstance(config.classes, tuple)
+    classes = config.classes
     function = import_function("model", config.path)
-    module = function()
+    try:
+        module = function()
+    except Exception as error:
+        raise ConfigError(f"model {config.path}: {type(error).__name__}: {' '.join(str(error).split())[:200]}") from error
     if not isinstance(module, torch.nn.Module):
         raise ConfigError(f"model {config.path}: returned a {type(module).__name__}; expected a torch.nn.Module that takes "
                           "images in [0, 1]")
@@ -74,7 +72,7 @@ def open_callable(config: ImageModelConfig) -> ImageClassifier:
     return ImageClassifier(module, classes, config.shape, _hash(module, settings), _describe(config.path, module))
 
 
-def _read_facts(folder: Path) -> dict[str, Any]:
+def _read_facts(folder: Path) -> CheckpointFacts:
     if folder.is_file():
         raise ConfigError(f"model {folder}: a file, and a checkpoint is a folder with {WEIGHTS} and {FACTS}; give the file as "
                           "weights, best as safetensors, and its network as path: torchvision:NAME, timm:NAME, module:function")
@@ -84,15 +82,10 @@ def _read_facts(folder: Path) -> dict[str, Any]:
         raise ConfigError(f"model {folder}: {problem}; expected a checkpoint folder, torchvision:NAME, timm:NAME or "
                           "module:function")
     try:
-        facts = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+        values = json.loads((folder / FACTS).read_text(encoding="utf-8"))
     except ValueError as error:
         raise ConfigError(f"model {folder}: {FACTS} is not JSON: {error}") from None
-    kinds = {"network": dict, "shape": list, "classes": list, "mean": list, "std": list, "training": dict}
-    wrong = [key for key, kind in kinds.items() if not isinstance(facts, dict) or not isinstance(facts.get(key), kind)]
-    if wrong or facts.get("version") != VERSION:
-        problem = f"lacks {', '.join(wrong)}" if wrong else f"has version {facts.get('version')}, this Squall reads {VERSION}"
-        raise ConfigError(f"model {folder}: {FACTS} {problem}")
-    return facts
+    return validate(CheckpointFacts, values, where=str(folder / FACTS))
 
 
 def _load(module: torch.nn.Module, file: Path, name: str) -> None:
@@ -103,16 +96,15 @@ def _load(module: torch.nn.Module, file: Path, name: str) -> None:
         raise ConfigError(f"{name}: do not fit the network: {problem}") from None
 
 
-def _classes(config: ImageModelConfig) -> tuple[str, ...]:
-    assert config.classes is not None
-    classes = read_classes(config.classes)
-    class_indices(classes)
-    return classes
-
-
-def _of_channels(usual: tuple[float, ...], shape: tuple[int, ...]) -> tuple[float, ...]:
-    """ImageNet's figure for every channel; its mean over colours where there are not three."""
-    return usual if shape[0] == 3 else (sum(usual) / 3,) * shape[0]
+def _statistics(network: NetworkConfig, channels: int) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """What a published model's images were normalised with. To guess it wrongly would make the model look worse than it is."""
+    if network.mean is not None and network.std is not None:
+        return network.mean, network.std
+    published = published_statistics(network.architecture)
+    if published is None or channels != 3:
+        raise ConfigError(f"model {network.architecture}: say with which mean and std its images were normalised in training; "
+                          f"none are published for {channels} channel{'s' if channels > 1 else ''}")
+    return published
 
 
 def _describe(name: str, module: torch.nn.Module) -> str:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import model_validator
 
+from squall.platform.class_list import class_indices, read_classes
 from squall.platform.config import Config
 from squall.platform.networks import PREFIXES, NetworkConfig, probe
 from squall.platform.runs import to_json, write_text
@@ -21,9 +22,16 @@ if TYPE_CHECKING:
     import torch
 
 WEIGHTS, FACTS = "model.safetensors", "classifier.json"
-VERSION = 1
 
 Kind = Literal["checkpoint", "torchvision", "timm", "callable"]
+
+_BELONGS: Mapping[str, tuple[Kind, ...]] = {
+    **dict.fromkeys(("weights", "classes", "shape"), ("torchvision", "timm", "callable")),
+    **dict.fromkeys(("mean", "std", "arguments"), ("torchvision", "timm")),
+}
+_NEEDED: Mapping[Kind, tuple[str, ...]] = {
+    **dict.fromkeys(("torchvision", "timm"), ("weights", "classes", "shape")), "callable": ("classes", "shape"),
+}
 
 
 class ImageModelConfig(Config):
@@ -42,9 +50,10 @@ class ImageModelConfig(Config):
     shape: tuple[int, ...] | None = None
     """Of one image [channels, height, width], or of one clip [channels, frames, height, width]. A checkpoint brings its own."""
     mean: tuple[float, ...] | None = None
-    """torchvision and timm: what each channel was normalised with in training; by default ImageNet's."""
+    """torchvision and timm: what each channel was normalised with in training; by default what the library's own weights of
+    that model were."""
     std: tuple[float, ...] | None = None
-    """torchvision and timm: by default ImageNet's."""
+    """torchvision and timm: by default as for the mean."""
     arguments: dict[str, Any] = {}
     """torchvision and timm: further arguments of the model's constructor."""
 
@@ -61,18 +70,30 @@ class ImageModelConfig(Config):
     @model_validator(mode="after")
     def _fitting(self) -> ImageModelConfig:
         kind = self.resolved_kind
-        published, given = kind in PREFIXES, self.model_fields_set
-        allowed = {"weights": kind != "checkpoint", "classes": kind != "checkpoint", "shape": kind != "checkpoint",
-                   "mean": published, "std": published, "arguments": published}
-        for name, fits in allowed.items():
-            if name in given and not fits:
-                raise ValueError(f"{name} does not belong to a {kind}, which {self.path} is")
-        for name in ("weights", "classes", "shape") if published else ("classes", "shape") if kind == "callable" else ():
+        for name, kinds in _BELONGS.items():
+            if kind not in kinds and getattr(self, name) != type(self).model_fields[name].default:
+                raise ValueError(f"{name} belongs to kind {' or '.join(kinds)}, and {self.path} is a {kind}")
+        for name in _NEEDED.get(kind, ()):
             if getattr(self, name) is None:
                 raise ValueError(f"a {kind} model needs {name}")
         if self.shape is not None and (len(self.shape) not in (3, 4) or min(self.shape) < 1):
-            raise ValueError(f"shape {list(self.shape)}: expected [channels, height, width], and for clips frames before height")
+            raise ValueError(f"shape {list(self.shape)}: not [channels, height, width] or [channels, frames, height, width]")
         return self
+
+
+class CheckpointFacts(Config):
+    """``classifier.json`` of a checkpoint folder: the arguments of `build_network`, and what is known of the training."""
+
+    version: Literal[1] = 1
+    """Of this format."""
+    network: NetworkConfig
+    shape: tuple[int, ...]
+    classes: tuple[str, ...]
+    mean: tuple[float, ...]
+    """Of each channel of the training images."""
+    std: tuple[float, ...]
+    training: dict[str, Any] = {}
+    """Facts that do not change what the classifier says."""
 
 
 @dataclass(frozen=True)
@@ -113,9 +134,24 @@ def save_image_classifier(
     with replacing(folder / WEIGHTS) as temporary:
         save_file(state, temporary)
     export_clip_classifier(folder, module, network, classes, shape)
-    facts = {"version": VERSION, "network": network.model_dump(mode="json"), "shape": list(shape), "classes": list(classes),
-             "mean": list(mean), "std": list(std), "training": dict(training)}
-    write_text(folder / FACTS, to_json(facts, indent=2) + "\n")
+    facts = CheckpointFacts(network=network, shape=tuple(shape), classes=tuple(classes), mean=tuple(mean), std=tuple(std),
+                            training=dict(training))
+    write_text(folder / FACTS, to_json(facts.model_dump(), indent=2) + "\n")
+
+
+def resolve_image_model(config: ImageModelConfig) -> ImageModelConfig:
+    """The same model with its kind decided, its classes by name and its files by absolute path, as workers need it.
+
+    Raises:
+        ConfigError: the file of classes cannot be read, or names one twice.
+    """
+    kind = config.resolved_kind
+    classes = None if config.classes is None else read_classes(config.classes)
+    if classes is not None:
+        class_indices(classes)
+    return config.model_copy(update={
+        "kind": kind, "path": str(Path(config.path).resolve()) if kind == "checkpoint" else config.path, "classes": classes,
+        "weights": config.weights and config.weights.resolve()})
 
 
 def open_image_classifier(config: ImageModelConfig, device: str = "cpu") -> ImageClassifier:
@@ -127,7 +163,8 @@ def open_image_classifier(config: ImageModelConfig, device: str = "cpu") -> Imag
     from squall.platform import image_classifier_kinds as kinds
 
     openers = {"checkpoint": kinds.open_checkpoint, "callable": kinds.open_callable}
-    opened = openers.get(config.resolved_kind, kinds.open_published)(config)
+    resolved = resolve_image_model(config)
+    opened = openers.get(resolved.kind, kinds.open_published)(resolved)
     module = opened.module.to(device).eval().requires_grad_(False)
     probe(module, opened.shape, len(opened.classes), f"model {config.path}")
     return opened

@@ -60,7 +60,7 @@ def build_network(config: NetworkConfig, shape: Sequence[int], classes: int, mea
     network = _network(config, tuple(shape), classes)
     if config.spectral_norm:
         _normalise_weights(network)
-    usual = (published_statistics(config.architecture) if tuple(shape[:1]) == (3,) and len(shape) == 4 else None) or (mean, std)
+    usual = (published_statistics(config.architecture) if len(shape) == 4 and shape[0] == 3 else None) or (mean, std)
     channels = [_channel_values(key, given, shape)
                 for key, given in (("mean", config.mean or usual[0]), ("std", config.std or usual[1]))]
     module = Normalised(network, *channels)
@@ -94,29 +94,44 @@ def published_name(architecture: str) -> tuple[str, str] | None:
 
 
 def published_statistics(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
-    """Mean and standard deviation with which torchvision published a video model; None for any other network."""
-    from torchvision import models
-
+    """Mean and standard deviation with which timm or torchvision published a model of RGB; None where it published none."""
     library, name = published_name(architecture) or ("", "")
-    if library != "torchvision" or name not in models.list_models(models.video):
-        return None
-    transform = models.get_model_weights(name).DEFAULT.transforms()
-    return tuple(transform.mean), tuple(transform.std)
+    if library == "timm":
+        import timm
+
+        settings = timm.get_pretrained_cfg(name)
+        return settings and (settings.mean, settings.std)
+    if library == "torchvision" and name in _torchvision()[1]:
+        from torchvision import models
+
+        transform = models.get_model_weights(name).DEFAULT.transforms()
+        return tuple(transform.mean), tuple(transform.std)
+    return None
+
+
+def check_network(config: NetworkConfig, shape: Sequence[int]) -> None:
+    """Raises ConfigError, with the nearest right name, where there is no such network for images, or clips, of that shape."""
+    name, published = config.architecture, published_name(config.architecture)
+    what, other = ("images", "clips") if len(shape) == 3 else ("clips", "images")
+    allowed = IMAGE_NETWORKS if len(shape) == 3 else CLIP_NETWORKS
+    if published is not None:
+        library, model = published
+        names = (_timm if library == "timm" else _torchvision)()[1]
+        if model not in names:
+            raise ConfigError(f"network.architecture = '{name}': {library} has no model of that name.{nearest(model, names)}")
+    elif name not in allowed:
+        hint = f" {name} is for {other}." if name in IMAGE_NETWORKS + CLIP_NETWORKS else nearest(name, allowed)
+        raise ConfigError(f"network.architecture = '{name}': no such network for {what}.{hint} Allowed: {', '.join(allowed)}, "
+                          f"{', '.join(f'{prefix}:NAME' for prefix in PREFIXES)}")
+    elif config.arguments and name != "videomae":
+        raise ConfigError(f"network.arguments belong to timm:NAME, torchvision:NAME and videomae, not to {name}")
 
 
 def _network(config: NetworkConfig, shape: tuple[int, ...], classes: int) -> torch.nn.Module:
     from squall.platform import architectures
 
-    name = config.architecture
-    published = published_name(name)
-    allowed = IMAGE_NETWORKS if len(shape) == 3 else CLIP_NETWORKS
-    if published is None and name not in allowed:
-        other = f" {name} is for {'clips' if len(shape) == 3 else 'images'}." if name in IMAGE_NETWORKS + CLIP_NETWORKS else ""
-        raise ConfigError(f"network.architecture = '{name}': no such network for {'images' if len(shape) == 3 else 'clips'}."
-                          f"{other or nearest(name, allowed)} Allowed: {', '.join(allowed)}, "
-                          f"{', '.join(f'{prefix}:NAME' for prefix in PREFIXES)}")
-    if config.arguments and published is None and name != "videomae":
-        raise ConfigError(f"network.arguments belong to timm:NAME, torchvision:NAME and videomae, not to {name}")
+    check_network(config, shape)
+    name, published = config.architecture, published_name(config.architecture)
     if published is not None:
         return _published(*published, shape, classes, config.arguments)
     if name == "resnet18":
@@ -165,10 +180,7 @@ def _videomae(shape: tuple[int, ...], classes: int, arguments: dict[str, Any]) -
 
 def _published(library: str, name: str, shape: tuple[int, ...], classes: int, arguments: dict[str, Any]) -> torch.nn.Module:
     """A model of timm or torchvision with this many classes and channels, random weights."""
-    build, names = (_timm if library == "timm" else _torchvision)()
-    if name not in names:
-        raise ConfigError(f"network.architecture = '{library}:{name}': {library} has no model of that name."
-                          f"{nearest(name, names)}")
+    build = (_timm if library == "timm" else _torchvision)()[0]
     try:
         return build(name, shape[0], classes, arguments)
     except (TypeError, ValueError, RuntimeError, AssertionError) as error:
