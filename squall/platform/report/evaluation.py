@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+from jinja2 import Environment
+
 from squall.platform.report.evaluation_charts import CLEAN, COLOURS, CORRUPTED, kind_bars, plain, reliability, severity_panels
 from squall.platform.report.evaluation_tables import (
     MAIN,
@@ -42,11 +44,9 @@ def write_evaluation_report(
         examples: shown as playing clips, in this order; see `squall.jobs.evaluate_examples`.
         command: the command line that makes the page again.
     """
-    environment = template_environment()
-    environment.filters |= {"percent": percent, "bounds": bounds, "points": points, "p": p_text, "plain": plain}
     names, contrasts = labels(cards), [comparison_table(card) for card in comparisons]
     groups = [group_table(heading, [getattr(card, field) for card in cards]) for heading, field in GROUPINGS]
-    page = environment.get_template("evaluation.html.jinja").render(
+    page = figure_environment().get_template("evaluation.html.jinja").render(
         cards=cards,
         labels=names,
         named=list(zip(names, cards, strict=True)),
@@ -73,6 +73,13 @@ def write_evaluation_report(
     path.parent.mkdir(parents=True, exist_ok=True)
     write_text(path, page)
     return path
+
+
+def figure_environment() -> Environment:
+    """Templates of this folder, with filters for estimates too, as figures.html.jinja uses them."""
+    environment = template_environment()
+    environment.filters |= {"percent": percent, "bounds": bounds, "points": points, "p": p_text, "plain": plain}
+    return environment
 
 
 def percent(value: Estimate | float | None) -> str:

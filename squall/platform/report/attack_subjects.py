@@ -1,0 +1,160 @@
+"""What the page of an attack compares: its models, or a trial's arms with their means over seeds."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TypeAlias
+
+from squall.platform.attack_card import Arm, AttackCard, ModelResult
+from squall.platform.report_card import Estimate
+
+WORST, TRANSFER, CLEAN = "worst", "transfer", "clean"
+"""Figures beside those of single attacks. All transfers onto a model count as one, the one that left the fewest."""
+PGD, AUTOATTACK = "pgd", "autoattack"
+ROLES = (PGD, AUTOATTACK, TRANSFER)
+"""What the honest trial sets against each other, before the worst case."""
+
+Threat: TypeAlias = tuple[str, float]
+"""Norm and epsilon."""
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """A model, or an arm of a trial with the means over its seeds."""
+
+    name: str
+    clean: Estimate
+    figures: Mapping[tuple[str, Threat], Estimate]
+    """Accuracy under an attack, `TRANSFER` or `WORST`, within a threat."""
+    models: tuple[ModelResult, ...]
+    arm: Arm | None = None
+    seeds: Mapping[tuple[str, Threat], tuple[float, ...]] = field(default_factory=dict)
+    """Of an arm: the figure of every seed."""
+
+    def under(self, attack: str | None, threat: Threat | None) -> Estimate | None:
+        return None if attack is None or threat is None else self.figures.get((attack, threat))
+
+    def attacks(self) -> list[str]:
+        """In the order in which they stand in the card, transfer last; without the worst case."""
+        names = dict.fromkeys(attack for attack, _ in self.figures if attack not in (WORST, TRANSFER))
+        return [*names, *([TRANSFER] if any(attack == TRANSFER for attack, _ in self.figures) else [])]
+
+
+def subjects(card: AttackCard) -> list[Subject]:
+    """The arms of a trial, then the models that belong to none; without a trial the models."""
+    names = {arm.name for arm in card.arms}
+    return [_arm(arm, [model for model in card.models if model.arm == arm.name]) for arm in card.arms] + \
+           [_model(card, model) for model in card.models if model.arm not in names]
+
+
+def attack_names(found: Sequence[Subject]) -> list[str]:
+    """Attacks of all subjects, transfer last."""
+    names = list(dict.fromkeys(name for subject in found for name in subject.attacks()))
+    return sorted(names, key=lambda name: name == TRANSFER)
+
+
+def main_threat(card: AttackCard) -> Threat | None:
+    """The first budget of the run; None where no attack was finished."""
+    return next(((budget.norm, budget.epsilon) for model in card.models for budget in model.budgets), None) or \
+        next(((figure.norm, figure.epsilon) for arm in card.arms for figure in arm.figures
+              if figure.norm is not None and figure.epsilon is not None), None)
+
+
+def threats(found: Sequence[Subject]) -> list[Threat]:
+    """All budgets, by norm in the order of the card, then by size."""
+    known = list(dict.fromkeys(threat for subject in found for _, threat in subject.figures))
+    norms = list(dict.fromkeys(norm for norm, _ in known))
+    return sorted(known, key=lambda threat: (norms.index(threat[0]), threat[1]))
+
+
+def role(card: AttackCard, attack: str) -> str | None:
+    """Which of `ROLES` an attack has, by its kind where the card says how it was set, otherwise by its name."""
+    if is_transfer(attack):
+        return TRANSFER
+    kind = _kinds(card).get(attack, attack)
+    return next((name for name in (PGD, AUTOATTACK) if kind.startswith(name)), None)
+
+
+def standing(card: AttackCard, subject: Subject, threat: Threat | None) -> dict[str, tuple[str, Estimate]]:
+    """(attack, accuracy) by role: the attack of that role that left the fewest, but `pgd` itself where it was asked for."""
+    found: dict[str, tuple[str, Estimate]] = {}
+    for attack in subject.attacks():
+        estimate, part = subject.under(attack, threat), role(card, attack)
+        if estimate is None or estimate.value is None or part is None:
+            continue
+        if part not in found or attack == PGD or (found[part][0] != PGD and estimate.value < (found[part][1].value or 0.0)):
+            found[part] = (attack, estimate)
+    return found
+
+
+def is_transfer(attack: str) -> bool:
+    return attack == TRANSFER or attack.startswith(f"{TRANSFER}:")
+
+
+def threat_text(threat: Threat | None) -> str:
+    """``L∞ 8/255`` or ``L2 0.5``."""
+    return "" if threat is None else f"{norm_text(threat[0])} {epsilon_text(threat)}"
+
+
+def norm_text(norm: str) -> str:
+    return {"linf": "L∞", "l2": "L2"}.get(norm, norm)
+
+
+def epsilon_text(threat: Threat) -> str:
+    """``8/255`` where a radius by pixel is a whole or half step of 8-bit pixels, otherwise the number."""
+    norm, epsilon = threat
+    steps = epsilon * 255
+    halves = round(2 * steps)
+    if norm == "linf" and 0 < halves and abs(2 * steps - halves) < 1e-3 and epsilon < 1:
+        return f"{halves / 2:g}/255"
+    return f"{epsilon:.4g}"
+
+
+def attack_text(attack: str) -> str:
+    """Its name as the page writes it, ``pgd made on resnet`` for ``transfer:resnet:pgd``."""
+    if attack == WORST:
+        return "worst case"
+    kind, _, rest = attack.partition(":")
+    source, _, name = rest.rpartition(":")
+    return f"{name} made on {source}" if kind == TRANSFER and source else attack
+
+
+def lowest(estimates: Iterable[Estimate | None]) -> Estimate | None:
+    known = [one for one in estimates if one is not None and one.value is not None]
+    return min(known, key=lambda one: one.value or 0.0, default=None)
+
+
+def _kinds(card: AttackCard) -> dict[str, str]:
+    asked = card.asked.get("attacks")
+    entries = [{"name": name} | dict(value) for name, value in asked.items() if isinstance(value, Mapping)] \
+        if isinstance(asked, Mapping) else [one for one in asked or () if isinstance(one, Mapping)]
+    return {str(one.get("name", one["kind"])): str(one["kind"]) for one in entries if "kind" in one}
+
+
+def _model(card: AttackCard, model: ModelResult) -> Subject:
+    rows = [(result.attack, (result.norm, result.epsilon), result.robust_accuracy) for result in model.results]
+    rows += [(TRANSFER, (one.norm, one.epsilon), one.accuracy) for one in card.transfers
+             if one.target == model.name != one.source]
+    rows += [(WORST, (budget.norm, budget.epsilon), budget.robust_accuracy) for budget in model.budgets]
+    figures: dict[tuple[str, Threat], Estimate] = {}
+    for attack, threat, estimate in rows:
+        key = (TRANSFER if is_transfer(attack) else attack, threat)
+        figures[key] = lowest((estimate, figures.get(key))) or estimate
+    return Subject(model.name, model.clean, figures, (model,))
+
+
+def _arm(arm: Arm, models: Sequence[ModelResult]) -> Subject:
+    figures: dict[tuple[str, Threat], Estimate] = {}
+    seeds: dict[tuple[str, Threat], tuple[float, ...]] = {}
+    clean = Estimate(value=None, low=None, high=None, n=0)
+    for one in arm.figures:
+        estimate = Estimate(value=one.mean, low=one.low, high=one.high, n=len(one.seeds))
+        if one.figure == CLEAN:
+            clean = estimate
+        if one.norm is None or one.epsilon is None:
+            continue
+        key = (TRANSFER if is_transfer(one.figure) else one.figure, (one.norm, one.epsilon))
+        if key not in figures or lowest((estimate, figures[key])) is estimate:
+            figures[key], seeds[key] = estimate, one.seeds
+    return Subject(arm.name, clean, figures, tuple(models), arm, seeds)

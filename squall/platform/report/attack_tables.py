@@ -1,0 +1,270 @@
+"""Tables of an attack's page: what stands in their rows, for one model, for several, or for the arms of a trial."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+from squall.platform.attack_card import ArmContrast, AttackCard, AttackResult, MaskingCheck, ModelResult
+from squall.platform.report.attack_subjects import (
+    AUTOATTACK,
+    PGD,
+    TRANSFER,
+    WORST,
+    Subject,
+    Threat,
+    attack_text,
+    is_transfer,
+    standing,
+)
+from squall.platform.report.page import Effect, EffectTable, effect_table
+from squall.platform.report_card import Estimate
+
+CHECKS = (
+    ("unbounded", "An attack without bounds fools everything", "what may become any image must become one of another class"),
+    ("monotone", "Accuracy falls as the budget grows", "a larger budget holds every change of a smaller one"),
+    ("black_box", "White box beats black box", "who sees the gradients should find no less than who does not"),
+    ("one_step", "Many steps beat one", "the first step alone should find no more than all of them"),
+    ("zero_gradients", "Gradients are not zero", "where a gradient is exactly zero there is nothing to follow"),
+    ("noise", "Attacks beat noise of their length", "a direction that was searched for should do more than a random one"),
+    ("worst_case", "PGD comes near the worst case", "if other attacks find far more, PGD alone says nothing"),
+)
+"""Name, title, and why it has to be so."""
+INDICATORS = (
+    ("agn", "AGN", "mean length of the cross-entropy gradient by the pixels"),
+    ("igv", "IGV", "variance of the gradient's entries around an image"),
+    ("digv", "dIGV", "spread of the gradient's direction around an image: 0 all the same, 1 all over"),
+    ("gsua", "GSUA", "cosine between the gradients of successive PGD steps: 1 is a straight way"),
+    ("sign_consistency", "sign consistency", "share of pixels whose gradient keeps its sign from one PGD step to the next"),
+    ("spread_steps", "spread of steps", "how far the steps' mean directions lie apart, 1 − their mean cosine"),
+    ("zero_gradients", "zero gradients", "share of images whose gradient is exactly zero in float32"),
+    ("zero_gradients_float64", "zero in float64", "the same in double precision: zero by itself, not by rounding"),
+    ("float32_agreement", "float32 agreement", "cosine between the gradients of single and of double precision"),
+)
+"""Field, name and meaning of the columns."""
+ENTROPY = tuple((images, group) for images in ("clean", "attacked") for group in ("all", "correct", "wrong"))
+ATTACKS = (
+    ("apgd-dlr", "APGD on the difference of logits ratio, which large logits cannot flatten"),
+    ("apgd-t", "APGD towards each of the likeliest wrong classes"),
+    ("apgd", "PGD that chooses its step size itself (Croce and Hein 2020)"),
+    ("autoattack", "APGD, FAB and Square in turn, each on the images that the ones before left (Croce and Hein 2020)"),
+    ("fab", "looks for the nearest image of another class (Croce and Hein 2020)"),
+    ("fgsm", "one step along the sign of the gradient (Goodfellow et al. 2015)"),
+    ("noise", "random changes of the full length: a control, no attack"),
+    ("pgd", "steps along the gradient, each brought back into the budget (Madry et al. 2018)"),
+    ("square", "random squares, without gradients (Andriushchenko et al. 2020)"),
+    ("transfer", "examples made on other models, the set that does most harm"),
+)
+"""What an attack does, by how its name or kind begins."""
+
+
+@dataclass(frozen=True, slots=True)
+class Rung:
+    """One subject on the axis from 0 to 100 %: what each role says at the main budget."""
+
+    subject: Subject
+    marks: tuple[tuple[str, str, Estimate], ...]
+    """(role, attack, accuracy)."""
+    worst: Estimate | None
+
+    def mark(self, name: str) -> Estimate | None:
+        return next((estimate for part, _, estimate in self.marks if part == name), None)
+
+    @property
+    def overstated(self) -> float | None:
+        """By how many points PGD alone is above the worst case."""
+        pgd = self.mark(PGD)
+        if pgd is None or pgd.value is None or self.worst is None or self.worst.value is None:
+            return None
+        return 100 * (pgd.value - self.worst.value)
+
+    @property
+    def pgd_attack(self) -> str:
+        return next((attack for part, attack, _ in self.marks if part == PGD), PGD)
+
+
+def ladder(card: AttackCard, found: Sequence[Subject], threat: Threat | None) -> list[Rung]:
+    """A rung for each subject, in the card's order."""
+    rungs = []
+    for subject in found:
+        own = standing(card, subject, threat)
+        marks = tuple((part, *own[part]) for part in (PGD, TRANSFER, AUTOATTACK) if part in own)
+        rungs.append(Rung(subject, marks, subject.under(WORST, threat)))
+    return rungs
+
+
+@dataclass(frozen=True, slots=True)
+class Pivot:
+    """A model's attacks against its budgets."""
+
+    model: ModelResult
+    threats: tuple[Threat, ...]
+    rows: tuple[tuple[str, tuple[Estimate | None, ...], AttackResult | None], ...]
+    """(attack, accuracy at each budget, the result at the main budget)."""
+
+
+def pivot(model: ModelResult, main: Threat | None) -> Pivot:
+    """Attacks in the card's order, then the worst case."""
+    results = {(one.attack, (one.norm, one.epsilon)): one for one in model.results}
+    worst = {(one.norm, one.epsilon): one.robust_accuracy for one in model.budgets}
+    norms = list(dict.fromkeys(norm for _, (norm, _) in results))
+    columns = sorted({*worst, *(threat for _, threat in results)},
+                     key=lambda threat: ((*norms, threat[0]).index(threat[0]), threat[1]))
+    rows = [(attack, tuple(one.robust_accuracy if (one := results.get((attack, threat))) else None for threat in columns),
+             results.get((attack, main)) if main else None) for attack in dict.fromkeys(attack for attack, _ in results)]
+    if worst:
+        rows.append((WORST, tuple(worst.get(threat) for threat in columns), None))
+    return Pivot(model, tuple(columns), tuple(rows))
+
+
+def meanings(card: AttackCard, found: Sequence[Subject]) -> list[tuple[str, str]]:
+    """(attack, what it does) of those whose name says which they are."""
+    names = dict.fromkeys(attack for subject in found for attack in subject.attacks())
+    texts = [(name, next((text for start, text in ATTACKS if name.replace("_", "-").startswith(start)), "")) for name in names]
+    return [(name, text) for name, text in texts if text]
+
+
+@dataclass(frozen=True, slots=True)
+class TransferMatrix:
+    """Rows: where examples were made. Columns: to whom they were shown."""
+
+    attack: str
+    threat: Threat
+    names: tuple[str, ...]
+    rows: tuple[tuple[str, tuple[tuple[float | None, bool], ...]], ...]
+    """(source, (accuracy, whether the examples were made on the target itself) for each target)."""
+
+
+def transfer_matrices(card: AttackCard, found: Sequence[Subject], main: Threat | None) -> list[TransferMatrix]:
+    """A matrix for each attack and budget, that of the main budget first; arms take the mean over their pairs of models."""
+    owner = {model.name: subject.name for subject in found for model in subject.models}
+    keys = dict.fromkeys((one.attack, (one.norm, one.epsilon)) for one in card.transfers)
+    return [_matrix(card, found, owner, attack, threat) for attack, threat in sorted(keys, key=lambda key: key[1] != main)]
+
+
+def _matrix(card: AttackCard, found: Sequence[Subject], owner: Mapping[str, str], attack: str, threat: Threat
+            ) -> TransferMatrix:
+    pairs: dict[tuple[str, str], list[float]] = {}
+    for one in card.transfers:
+        if (one.attack, (one.norm, one.epsilon)) == (attack, threat) and one.source != one.target and \
+                one.accuracy.value is not None:
+            key = owner.get(one.source, one.source), owner.get(one.target, one.target)
+            pairs.setdefault(key, []).append(one.accuracy.value)
+    own = {subject.name: estimate.value for subject in found if (estimate := subject.under(attack, threat)) is not None}
+    sources = [name for name in dict.fromkeys((*owner.values(), *(source for source, _ in pairs)))
+               if any(source == name for source, _ in pairs)]
+    targets = tuple(name for name in dict.fromkeys((*owner.values(), *(target for _, target in pairs)))
+                    if any(target == name for _, target in pairs))
+    rows = []
+    for source in sources:
+        cells = [(own.get(source), True) if source == target and source in own else
+                 (_mean(pairs.get((source, target), [])), False) for target in targets]
+        rows.append((source, tuple(cells)))
+    return TransferMatrix(attack, threat, targets, tuple(rows))
+
+
+def checks_of(model: ModelResult) -> list[tuple[str, str, MaskingCheck | None]]:
+    """(title, why, check) in the page's order; None where the card does not have it."""
+    known = {check.name: check for check in model.checks}
+    return [(title, why, known.get(name)) for name, title, why in CHECKS]
+
+
+def alarms(models: Sequence[ModelResult]) -> int:
+    return sum(check.passed is False for model in models for check in model.checks)
+
+
+Spread: TypeAlias = tuple[float, float, float]
+
+
+@dataclass(frozen=True, slots=True)
+class IndicatorRow:
+    """A subject's indicators: (mean, lowest, highest) over its models by field; None where none has it."""
+
+    subject: Subject
+    values: Mapping[str, Spread | None]
+
+
+def indicator_rows(found: Sequence[Subject]) -> list[IndicatorRow]:
+    """Subjects of which an indicator was measured."""
+    rows = []
+    for subject in found:
+        own = [model.indicators for model in subject.models if model.indicators is not None]
+        if own:
+            rows.append(IndicatorRow(subject, {name: spread([getattr(one, name) for one in own]) for name, _, _ in INDICATORS}))
+    return rows
+
+
+def entropy_rows(found: Sequence[Subject]) -> list[tuple[Subject, list[Spread | None]]]:
+    """Bits of each group of `ENTROPY`, for the subjects of which they were measured."""
+    rows = []
+    for subject in found:
+        known = [{(row.images, row.group): row.bits for row in model.indicators.entropy}
+                 for model in subject.models if model.indicators is not None]
+        cells = [spread([own.get(group) for own in known]) for group in ENTROPY]
+        if any(cells):
+            rows.append((subject, cells))
+    return rows
+
+
+def spread(values: Sequence[float | None]) -> Spread | None:
+    """(mean, lowest, highest) of the values that are defined."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return (sum(known) / len(known), min(known), max(known)) if known else None
+
+
+def _mean(values: Sequence[float]) -> float | None:
+    return sum(values) / len(values) if values else None
+
+
+@dataclass(frozen=True, slots=True)
+class ContrastRow:
+    """Two arms: what is compared, and its place on the axis where it is an accuracy."""
+
+    contrast: ArmContrast
+    figure: str
+    first: Estimate | None
+    second: Estimate | None
+    effect: Effect | None
+
+
+def contrast_rows(card: AttackCard, found: Sequence[Subject], main: Threat | None
+                  ) -> tuple[list[ContrastRow], EffectTable | None]:
+    """The contrasts and the axis that they share."""
+    arms = {subject.name: subject for subject in found}
+    rows = [_contrast(one, arms, main) for one in card.contrasts]
+    drawn = [row.effect for row in rows if row.effect is not None]
+    return rows, effect_table("", drawn) if drawn else None
+
+
+def _contrast(one: ArmContrast, arms: Mapping[str, Subject], main: Threat | None) -> ContrastRow:
+    pair = [None if (arm := arms.get(name)) is None else arm.clean if one.figure == "clean" else
+            arm.under(TRANSFER if is_transfer(one.figure) else one.figure, main) for name in (one.first, one.second)]
+    change, effect = one.change, None
+    indicator = one.figure in {field for field, _, _ in INDICATORS}
+    if not indicator and change.value is not None and change.low is not None and change.high is not None:
+        before, after = (math.nan if value is None or value.value is None else 100 * value.value for value in pair)
+        effect = Effect(one.figure, "corrupted", change.n, before, after, 100 * change.value, 100 * change.low,
+                        100 * change.high)
+    return ContrastRow(one, attack_text(one.figure), pair[0], pair[1], effect)
+
+
+def worst_of(rungs: Sequence[Rung]) -> tuple[Rung | None, Rung | None, Rung | None]:
+    """The sturdiest and the weakest by worst case, and the one that PGD alone overstates most."""
+    known = [rung for rung in rungs if rung.worst is not None and rung.worst.value is not None]
+    gaps = [rung for rung in rungs if rung.overstated is not None]
+    return (max(known, key=lambda rung: rung.worst.value, default=None),
+            min(known, key=lambda rung: rung.worst.value, default=None),
+            max(gaps, key=lambda rung: rung.overstated, default=None))
+
+
+def asked_attacks(card: AttackCard) -> list[tuple[str, Any]]:
+    """(attack, its settings as text) as they were asked for."""
+    asked = card.asked.get("attacks")
+    entries = list(asked.items()) if isinstance(asked, Mapping) else [
+        (one.get("name", one.get("kind", "")), one) if isinstance(one, Mapping) else (one, {}) for one in asked or ()]
+    return [(str(name), ", ".join(f"{key} {value}" for key, value in settings.items() if key != "name" and value is not None)
+             if isinstance(settings, Mapping) else str(settings)) for name, settings in entries]
+
+
