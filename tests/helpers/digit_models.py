@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
+import math
 from functools import cache
 
+import numpy as np
 import torch
 from torch import nn
+
+from squall.algorithms.attacks.base import Attack, Oracle, Outcome, Threat
+from squall.algorithms.attacks.pgd import PGD
+from squall.algorithms.attacks.registry import parse_attack
+from squall.algorithms.gradient_indicators import IndicatorConfig, measure
+from squall.algorithms.masking_evidence import Evidence, Probe, Trial, masking_attacks, role_of
 
 EPSILON = 0.1
 """Linf radius that adversarial training here is for, with pixels in [0, 1]."""
@@ -22,8 +30,8 @@ def digits() -> tuple[torch.Tensor, torch.Tensor]:
 
 
 def network() -> nn.Module:
-    return nn.Sequential(nn.Conv2d(1, 24, 3, padding=1), nn.ReLU(), nn.Conv2d(24, 48, 3, padding=1), nn.ReLU(),
-                         nn.MaxPool2d(2), nn.Flatten(), nn.Linear(48 * 16, 64), nn.ReLU(), nn.Linear(64, 10))
+    return nn.Sequential(nn.Conv2d(1, 16, 3, padding=1), nn.ReLU(), nn.Conv2d(16, 32, 3, stride=2, padding=1), nn.ReLU(),
+                         nn.Flatten(), nn.Linear(32 * 16, 64), nn.ReLU(), nn.Linear(64, 10))
 
 
 @cache
@@ -64,6 +72,17 @@ class Quantised(nn.Module):
         return (images * self.levels).round() / self.levels
 
 
+class Rippled(nn.Module):
+    """Pixels with a ripple that is 0 at the grey levels of the data: the gradient is right at an image, and nowhere else."""
+
+    def __init__(self, height: float) -> None:
+        super().__init__()
+        self.height = height
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        return images + self.height * torch.sin(images * (2 * math.pi * 16))
+
+
 class Shuffled(nn.Module):
     """A random shift and noise at every call, as in defences by random transforms: gradients are of another function."""
 
@@ -86,3 +105,35 @@ def _attacked(model: nn.Module, images: torch.Tensor, labels: torch.Tensor, step
         (gradient,) = torch.autograd.grad(loss, points)
         points = images + (points + 2.5 * EPSILON / steps * gradient.sign() - images).detach().clamp(-EPSILON, EPSILON)
     return points.clamp(0, 1).detach()
+
+
+def battery(model: nn.Module, source: nn.Module, count: int = 200, epsilon: float = EPSILON) -> Evidence:
+    """What an attack run measures on `count` held-out images: the attacks that the checks need, with transfer from `source` in
+    place of Square, and Auto-PGD."""
+    images, labels = (values[1200:1200 + count] for values in digits())
+    with torch.no_grad():
+        right = model(images).argmax(1) == labels
+    images, labels = images[right], labels[right]
+    threat = Threat(epsilon=epsilon)
+    probes = [probe for probe in masking_attacks(threat, images.shape[1:]) if probe.entry != "square"]
+    probes += [Probe({"kind": "apgd-ce", "steps": 20}, threat), Probe({"kind": "apgd-dlr", "steps": 20}, threat)]
+    fooled, roles = {}, {}
+    for entry, budget in probes:
+        name, attack = parse_attack(entry)
+        roles[name] = role_of(attack)
+        outcome = _run(attack, model, images, labels, budget)
+        fooled[Trial(name, budget.norm, budget.epsilon)] = _wrong(model, outcome.adversarial, labels)
+    shown = _run(PGD(steps=20), source, images, labels, threat).adversarial
+    fooled[Trial("transfer", threat.norm, epsilon)] = _wrong(model, shown, labels)
+    cheap = IndicatorConfig(samples=2, steps=2)
+    zero = measure(Oracle(model, len(images)), images, labels, threat, range(len(images)), cheap).zero
+    return Evidence(fooled, {**roles, "transfer": "black_box"}, "pgd", tuple(images.shape[1:]), zero)
+
+
+def _run(attack: Attack, model: nn.Module, images: torch.Tensor, labels: torch.Tensor, threat: Threat) -> Outcome:
+    return attack.run(Oracle(model, len(images)), images, labels, threat, range(len(images)))
+
+
+def _wrong(model: nn.Module, images: torch.Tensor, labels: torch.Tensor) -> np.ndarray:
+    with torch.no_grad():
+        return (model(images).argmax(1) != labels).numpy()
