@@ -6,7 +6,6 @@ fine-tuning; both reduce to answers with a weight, so both share these files.
 
 from __future__ import annotations
 
-import math
 import threading
 import time
 from collections.abc import Sequence
@@ -59,17 +58,6 @@ class LearnerConfig(Config):
 
 
 Objective = Literal["tgrpo", "sft"]
-
-
-def learning_rate_at(config: OptimiserConfig, update: int, total_updates: int) -> float:
-    """Learning rate of optimiser update `update` (from 0) of `total_updates`."""
-    if update < config.warmup_steps:
-        return config.learning_rate * (update + 1) / config.warmup_steps
-    if config.schedule == "constant":
-        return config.learning_rate
-    progress = min(1.0, (update - config.warmup_steps) / max(1, total_updates - config.warmup_steps))
-    shape = 1 - progress if config.schedule == "linear" else 0.5 * (1 + math.cos(math.pi * progress))
-    return config.learning_rate * (config.final_fraction + (1 - config.final_fraction) * shape)
 
 
 def trainer_class() -> type[Any]:

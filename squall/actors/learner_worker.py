@@ -14,11 +14,12 @@ from typing import Any
 import ray
 
 from squall.actors.clip_comparison import ClipComparison
-from squall.actors.learner import LearnerConfig, Objective, learning_rate_at
+from squall.actors.learner import LearnerConfig, Objective
 from squall.actors.microbatches import Chunk, cut, needed_clips
 from squall.actors.rollout_buffer import Command, Publish, Save, TrainBatch, TrainSequence
 from squall.actors.weight_transfer import Backend, EngineFleet, Sender, open_sender
 from squall.algorithms.rewards import RewardConfig
+from squall.algorithms.schedules import learning_rate_at
 from squall.algorithms.tgrpo import TGRPOConfig
 from squall.platform.errors import SquallError
 from squall.platform.models import ModelConfig

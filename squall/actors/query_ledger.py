@@ -1,7 +1,8 @@
 """Every call of a judge or a victim, counted once and replayable: one SQLite file, shared by a machine's threads and workers.
 
-It is cache and ledger at once: a row is a reply and what it cost. Failures have no rows, and neither keys nor passwords
-come near it.
+It is cache and ledger at once: a row is a reply and what it cost. A judge's row is one question; a victim's row is all that
+an attack asked about one image, in so many forward and backward passes. Failures have no rows, and neither keys nor
+passwords come near it.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,12 +22,20 @@ from squall.platform.errors import DataError, SquallError
 
 BUSY_TIMEOUT_S = 30.0
 """How long a process waits for another one's write."""
-VERSION = 1
+VERSION = 2
+"""1 had no passes; a file of that version is migrated, each of its calls being one query."""
+KEYS_AT_ONCE = 500
+"""SQLite takes some thousand values in a statement."""
 
-_COLUMNS = ("key", "responder", "purpose", "reply", "attempts", "seconds", "prompt_tokens", "reply_tokens", "time")
-_SCHEMA = """CREATE TABLE IF NOT EXISTS calls (
+_COLUMNS = ("key", "responder", "purpose", "reply", "attempts", "seconds", "prompt_tokens", "reply_tokens", "queries",
+            "gradients", "time")
+_PASSES = ("queries INTEGER NOT NULL DEFAULT 1", "gradients INTEGER NOT NULL DEFAULT 0")
+_SCHEMA = f"""CREATE TABLE IF NOT EXISTS calls (
     key TEXT PRIMARY KEY, responder TEXT NOT NULL, purpose TEXT NOT NULL, reply TEXT NOT NULL, attempts INTEGER NOT NULL,
-    seconds REAL NOT NULL, prompt_tokens INTEGER, reply_tokens INTEGER, time REAL NOT NULL) WITHOUT ROWID"""
+    seconds REAL NOT NULL, prompt_tokens INTEGER, reply_tokens INTEGER, {_PASSES[0]}, {_PASSES[1]}, time REAL NOT NULL)
+    WITHOUT ROWID"""
+_INSERT = (f"INSERT OR IGNORE INTO calls ({', '.join(_COLUMNS)}) VALUES ({', '.join('?' * len(_COLUMNS))}) RETURNING 1")
+_CHOSEN = "purpose = IFNULL(?, purpose) AND responder = IFNULL(?, responder)"
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +55,19 @@ class Call:
     """Wall time of all its attempts."""
     prompt_tokens: int | None = None
     reply_tokens: int | None = None
+    queries: int = 1
+    """Forward passes of the responder that it stands for."""
+    gradients: int = 0
+    """Backward passes."""
+
+
+@dataclass(frozen=True, slots=True)
+class Total:
+    """What some calls add up to."""
+
+    calls: int
+    queries: int
+    gradients: int
 
 
 def call_key(responder: str, question: Any, parameters: Any, clip_hash: str | None = None) -> str:
@@ -78,18 +100,41 @@ class QueryLedger:
         row = self._execute(f"SELECT {', '.join(_COLUMNS[:-1])} FROM calls WHERE key = ?", (key,))
         return Call(*row[0]) if row else None
 
+    def find_all(self, keys: Sequence[str]) -> dict[str, Call]:
+        """Those of these calls that were made, by key."""
+        found: dict[str, Call] = {}
+        for start in range(0, len(keys), KEYS_AT_ONCE):
+            some = tuple(keys[start:start + KEYS_AT_ONCE])
+            rows = self._execute(f"SELECT {', '.join(_COLUMNS[:-1])} FROM calls WHERE key IN ({', '.join('?' * len(some))})",
+                                 some)
+            found.update((row[0], Call(*row)) for row in rows)
+        return found
+
     def store(self, call: Call) -> bool:
         """Keep a call; False if its key is there already, which then stays as it is."""
-        values = (*(getattr(call, name) for name in _COLUMNS[:-1]), time.time())
-        marks = ", ".join("?" * len(_COLUMNS))
-        row = self._execute(f"INSERT OR IGNORE INTO calls ({', '.join(_COLUMNS)}) VALUES ({marks}) RETURNING 1", values)
-        return bool(row)
+        return bool(self._execute(_INSERT, _values(call)))
+
+    def store_all(self, calls: Sequence[Call]) -> int:
+        """Keep calls, all of them or, where the process dies meanwhile, none; returns how many were not there yet."""
+        with self._lock, self._errors():
+            self._connection.execute("BEGIN IMMEDIATE")
+            try:
+                new = sum(bool(self._connection.execute(_INSERT, _values(call)).fetchall()) for call in calls)
+            except BaseException:
+                self._connection.execute("ROLLBACK")
+                raise
+            self._connection.execute("COMMIT")
+        return new
 
     def count(self, purpose: str | None = None, responder: str | None = None) -> int:
         """Calls in the ledger, of one purpose or responder or of all."""
-        (row,) = self._execute("SELECT COUNT(*) FROM calls WHERE purpose = IFNULL(?, purpose) AND "
-                               "responder = IFNULL(?, responder)", (purpose, responder))
-        return int(row[0])
+        return self.total(purpose, responder).calls
+
+    def total(self, purpose: str | None = None, responder: str | None = None) -> Total:
+        """Calls and the passes that they stand for, of one purpose or responder or of all."""
+        (row,) = self._execute("SELECT COUNT(*), IFNULL(SUM(queries), 0), IFNULL(SUM(gradients), 0) FROM calls "
+                               f"WHERE {_CHOSEN}", (purpose, responder))
+        return Total(*row)
 
     def close(self) -> None:
         """Close the file; what is stored is stored already."""
@@ -101,8 +146,10 @@ class QueryLedger:
         self._connection.execute("BEGIN IMMEDIATE")  # of several processes one makes the table
         (version,), = self._connection.execute("PRAGMA user_version").fetchall()
         (tables,), = self._connection.execute("SELECT COUNT(*) FROM sqlite_master").fetchall()
-        if version != VERSION and (version or tables):
+        if version not in (1, VERSION) and (version or tables):
             raise sqlite3.DatabaseError(f"it is another database, of version {version}")
+        for column in _PASSES if version == 1 else ():
+            self._connection.execute(f"ALTER TABLE calls ADD COLUMN {column}")
         self._connection.execute(_SCHEMA)
         self._connection.execute(f"PRAGMA user_version = {VERSION}")
         self._connection.execute("COMMIT")
@@ -123,3 +170,7 @@ class QueryLedger:
         except sqlite3.DatabaseError as error:
             raise DataError(f"query ledger {self._path}: damaged or not a ledger ({error}); move it away, and a new one is "
                             "made", reason="damaged_ledger") from None
+
+
+def _values(call: Call) -> tuple[Any, ...]:
+    return (*(getattr(call, name) for name in _COLUMNS[:-1]), time.time())

@@ -66,6 +66,8 @@ class Supervisor:
     """Called with the name and the state of a worker that is new or changes."""
     logs: Path | None = None
     """Folder with what the workers print, named in errors."""
+    timeout_key: str = "engine.startup_timeout_s"
+    """Key of the configuration that `startup_timeout_s` comes from, named in errors."""
     workers: list[Worker] = field(default_factory=list)
     changes: list[Change] = field(default_factory=list)
     """What happened since the list was last emptied by its reader."""
@@ -84,7 +86,7 @@ class Supervisor:
         done, late = ray.wait(waiting, num_returns=len(waiting), timeout=self.startup_timeout_s) if waiting else ([], [])
         if late:
             raise SquallError(f"{len(late)} of {len(waiting)} {role} workers not ready after {self.startup_timeout_s:.0f} s; "
-                              f"{self._see(made[0])}, or raise engine.startup_timeout_s")
+                              f"{self._see(made[0])}, or raise {self.timeout_key}")
         for worker, reference in zip(made, waiting, strict=True):
             try:
                 worker.process = ray.get(reference)
@@ -200,7 +202,7 @@ class Supervisor:
         self._move(worker, WorkerEvent.GIVEN_UP, f"not back after {self.startup_timeout_s:.0f} s")
         if not self.of(worker.role):
             raise SquallError(f"{worker.name}, the last {worker.role} worker, did not come back within "
-                              f"{self.startup_timeout_s:.0f} s; {self._see(worker)}, or raise engine.startup_timeout_s")
+                              f"{self.startup_timeout_s:.0f} s; {self._see(worker)}, or raise {self.timeout_key}")
 
     def _see(self, worker: Worker) -> str:
         return "see the Ray logs" if self.logs is None else f"see {self.logs / worker.name}.log"

@@ -16,6 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from squall.algorithms.attacks.base import Oracle, Threat
+from squall.algorithms.attacks.draws import Draws
 from squall.platform.attack_card import EntropyRow, IndicatorCurve, Indicators
 from squall.platform.config import Config
 
@@ -90,10 +91,11 @@ def measure(oracle: Oracle, images: torch.Tensor, labels: torch.Tensor, threat: 
     import torch
 
     at_once = config.points_per_pass
+    draws = Draws(seeds, images.device)
     parts = []
     for start in range(0, len(images), at_once):
         rows = torch.arange(start, min(start + at_once, len(images)), device=images.device)
-        batch = _Batch(oracle, images[rows], labels[rows], rows, [seeds[row] for row in rows.tolist()], loss)
+        batch = _Batch(oracle, images[rows], labels[rows], rows, draws, loss)
         parts.append(GradientMeasurements(**_at_images(batch, precise), **_in_balls(batch, config),
                                           **_along_path(batch, threat, config.steps)))
     return joined(parts)
@@ -128,7 +130,7 @@ class _Batch:
     images: torch.Tensor
     labels: torch.Tensor
     rows: torch.Tensor
-    seeds: Sequence[int]
+    draws: Draws
     loss: LabelledLoss | None
 
 
@@ -162,7 +164,7 @@ def _in_ball(batch: _Batch, some: slice, config: IndicatorConfig) -> tuple[torch
     from squall.algorithms.gradient_path import directions, gradient_of, unit_ball
 
     images, count = batch.images[some], config.samples
-    noise = unit_ball(batch.seeds[some], count, images)
+    noise = unit_ball(batch.draws, batch.rows[some], count, images)
     rows, labels = (values[some].repeat_interleave(count) for values in (batch.rows, batch.labels))
     variance, turning = [], []
     for radius in config.radii:
@@ -182,7 +184,7 @@ def _along_path(batch: _Batch, threat: Threat, steps: int) -> dict[str, np.ndarr
 
     norms, cosines, same, sums, counts = [], [], [], [], []
     before: torch.Tensor | None = None
-    path = pgd_path(batch.oracle, batch.images, batch.rows, batch.labels, threat, steps, batch.seeds, loss=batch.loss)
+    path = pgd_path(batch.oracle, batch.images, batch.rows, batch.labels, threat, steps, batch.draws, loss=batch.loss)
     for point in path:
         ways = directions(point.gradient)
         norms.append(lengths(point.gradient))
@@ -248,4 +250,4 @@ def _mean(values: np.ndarray) -> float | None:
 
 def _figure(number: float) -> float | None:
     """To six digits, below which the order of a sum shows."""
-    return float(f"{number:.6g}") if math.isfinite(number) else None
+    return float(f"{number:.6g}") + 0.0 if math.isfinite(number) else None

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import TypeAlias
 
 import torch
 
 from squall.algorithms.attacks.base import Model, Oracle, Threat
+from squall.algorithms.attacks.draws import Draws
 
 LabelledLoss: TypeAlias = Callable[[torch.Tensor, torch.Tensor], torch.Tensor]
 """(B,) of logits (B, K) and labels (B,)."""
@@ -27,19 +28,19 @@ class PathPoint:
 
 
 def pgd_path(oracle: Oracle, images: torch.Tensor, rows: torch.Tensor, labels: torch.Tensor, threat: Threat, steps: int,
-             seeds: Sequence[int], step_size: float | None = None, loss: LabelledLoss | None = None) -> Iterator[PathPoint]:
+             draws: Draws, step_size: float | None = None, loss: LabelledLoss | None = None) -> Iterator[PathPoint]:
     """Points 0 to `steps` of projected gradient ascent (Madry et al. 2018, arXiv 1706.06083, section 2.1).
 
     It starts uniformly within the ball, goes on where an image is fooled already, and takes a backward pass at its last
     point too: it is there to be measured.
 
     Args:
-        images: (B, ...) in [0, 1], of which row i counts as the oracle's image ``rows[i]``.
+        images: (B, ...) in [0, 1], of which row i counts as the oracle's image ``rows[i]`` and draws from its stream.
         step_size: in the threat's norm; 2.5 epsilon over `steps` by default, so that a path can cross the ball.
         loss: cross-entropy by default.
     """
     size = 2.5 * threat.epsilon / steps if step_size is None else step_size
-    points = _inside(images + threat.epsilon * unit_ball(seeds, 1, images, threat.norm)[:, 0], images, threat)
+    points = _inside(images + threat.epsilon * unit_ball(draws, rows, 1, images, threat.norm)[:, 0], images, threat)
     for step in range(steps + 1):
         gradient = gradient_of(oracle, points, rows, labels, loss)
         yield PathPoint(points, gradient)
@@ -81,12 +82,14 @@ def directions(vectors: torch.Tensor) -> torch.Tensor:
     return (scaled / norms.where(norms > 0, 1.0)).view(vectors.shape)
 
 
-def unit_ball(seeds: Sequence[int], count: int, images: torch.Tensor, norm: str = "l2") -> torch.Tensor:
-    """`count` points for each of B images, uniform in the ball of radius 1: (B, count, ...) beside `images` (B, ...).
-
-    They follow from the image's own seed, and are drawn on the CPU, so that they are the same on any device.
-    """
-    return torch.stack([_unit_ball(seed, count, tuple(images.shape[1:]), norm) for seed in seeds]).to(images)
+def unit_ball(draws: Draws, rows: torch.Tensor, count: int, images: torch.Tensor, norm: str = "l2") -> torch.Tensor:
+    """`count` points for each of B images, uniform in the ball of radius 1: (B, count, ...) beside `images` (B, ...)."""
+    shape = tuple(images.shape[1:])
+    if norm == "linf":
+        return draws.uniform(rows, count, *shape) * 2 - 1
+    ways = directions(draws.normal(rows, count, *shape).flatten(0, 1)).view(len(rows), count, *shape)
+    radii = draws.uniform(rows, count).double() ** (1 / math.prod(shape))
+    return (ways * radii.view(len(rows), count, *[1] * len(shape))).to(images.dtype)
 
 
 def in_float64(model: Model, image: torch.Tensor) -> Model | None:
@@ -102,15 +105,6 @@ def in_float64(model: Model, image: torch.Tensor) -> Model | None:
     except RuntimeError:  # how torch says that a type is written into the model
         return None
     return twin if logits.dtype == torch.float64 else None
-
-
-def _unit_ball(seed: int, count: int, shape: tuple[int, ...], norm: str) -> torch.Tensor:
-    generator = torch.Generator().manual_seed(seed)
-    if norm == "linf":
-        return torch.rand((count, *shape), generator=generator) * 2 - 1
-    ways = directions(torch.randn((count, *shape), generator=generator))
-    radii = torch.rand(count, generator=generator).double() ** (1 / math.prod(shape))
-    return ways * radii.view(-1, *[1] * len(shape))
 
 
 def _inside(points: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch.Tensor:

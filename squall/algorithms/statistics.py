@@ -114,6 +114,13 @@ def wilson_interval(successes: int, trials: int, confidence: float = 0.95) -> tu
     return max(0.0, (centre - spread) / scale), min(1.0, (centre + spread) / scale)
 
 
+def binomial_tails(trials: int, share: float) -> np.ndarray:
+    """Chance of k successes or more in `trials`, each with probability `share` in (0, 1): shape (trials + 1,), k from 0 on."""
+    k = np.arange(trials + 1)
+    chances = np.exp(_log_choices(trials) + k * math.log(share) + (trials - k) * math.log1p(-share))
+    return np.minimum(chances[::-1].cumsum()[::-1], 1.0)
+
+
 def _paired(before: ArrayLike, after: ArrayLike) -> tuple[np.ndarray, np.ndarray]:
     before_n, after_n = np.asarray(before, dtype=np.float64), np.asarray(after, dtype=np.float64)
     if before_n.shape != after_n.shape or before_n.ndim != 1 or not len(before_n):
@@ -136,5 +143,10 @@ def _cluster_totals(differences: np.ndarray, clusters: ArrayLike | None) -> tupl
 
 def _fair_coins(count: int) -> np.ndarray:
     """Chance of 0, 1, ..., `count` heads."""
+    return np.exp(_log_choices(count) - count * math.log(2))
+
+
+def _log_choices(count: int) -> np.ndarray:
+    """Logarithm of the ways to choose 0, 1, ..., `count` of `count`."""
     logs = np.concatenate([[0.0], np.cumsum(np.log(np.arange(1, count + 1)))])
-    return np.exp(logs[-1] - logs - logs[::-1] - count * math.log(2))
+    return logs[-1] - logs - logs[::-1]

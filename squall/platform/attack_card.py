@@ -211,4 +211,16 @@ class AttackCard(Config):
     notes: tuple[str, ...] = ()
 
 
+def transfer_name(source: str, attack: str) -> str:
+    """What `ATTACKS` calls an attack that another model's examples are."""
+    return f"transfer:{source}:{attack}"
+
+
+def transfer_parts(attack: str) -> tuple[str, str] | None:
+    """(source, attack) of such a name; None for any other attack. Names of models and attacks hold no colon."""
+    kind, _, rest = attack.partition(":")
+    source, _, name = rest.partition(":")
+    return (source, name) if kind == "transfer" else None
+
+
 CARD_FILE, ATTACKS_FILE = "card.json", "attacks.parquet"

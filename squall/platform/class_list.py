@@ -40,7 +40,7 @@ def class_indices(classes: Sequence[str]) -> dict[str, int]:
         raise ConfigError(f"classes: {len(classes)} in all; a classifier needs at least two")
     found: dict[str, int] = {}
     for index, name in enumerate(classes):
-        first = found.setdefault(_plain(name), index)
+        first = found.setdefault(plain(name), index)
         if first != index:
             raise ConfigError(f"classes: '{name}' at {index} is '{classes[first]}' at {first} again")
     return found
@@ -99,10 +99,10 @@ def choose(probabilities: np.ndarray, allowed: Sequence[Candidate]) -> tuple[str
 
 
 def _candidate(option: str, known: Mapping[str, int]) -> Candidate | None:
-    if (index := known.get(_plain(option))) is not None:
+    if (index := known.get(plain(option))) is not None:
         return Candidate(index, option.strip())
     lettered = _LETTERED.fullmatch(option.strip())
-    index = known.get(_plain(lettered.group(2))) if lettered else None
+    index = known.get(plain(lettered.group(2))) if lettered else None
     return None if lettered is None or index is None else Candidate(index, lettered.group(1))
 
 
@@ -111,5 +111,15 @@ def _words(option: str) -> str:
     return lettered.group(2) if lettered else option
 
 
-def _plain(name: str) -> str:
+def answer_words(options: Sequence[str], solution: str) -> str:
+    """A solution in words: of an option such as ``B. blue`` that it names by letter or as it stands, ``blue``."""
+    for option in options:
+        lettered = _LETTERED.fullmatch(option.strip())
+        if lettered and solution.strip() in (lettered.group(1), option.strip()):
+            return lettered.group(2).strip()
+    return solution.strip()
+
+
+def plain(name: str) -> str:
+    """A name as classes are compared: without capitals, underscores and further spaces."""
     return " ".join(name.replace("_", " ").casefold().split())

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 SUM_TOLERANCE = 1e-3
+STATE_SUFFIXES = (".safetensors", ".pt", ".pth")
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
@@ -59,7 +60,7 @@ class TorchvisionClassifier:
 
         model = get_model(name, weights=None, num_classes=len(classes))
         try:
-            model.load_state_dict(_read_state(weights))
+            model.load_state_dict(read_state(weights))
         except RuntimeError as error:
             problem = _short(error).split(": ", 1)[-1]
             raise ConfigError(f"weights = {weights}: do not fit {name} with {len(classes)} classes: {problem}") from None
@@ -133,15 +134,25 @@ def _softmax(logits: torch.Tensor) -> np.ndarray:
     return logits.float().softmax(-1).cpu().numpy()
 
 
-def _read_state(file: Path) -> Mapping[str, Any]:
-    """A state dict, also one that training scripts wrapped or that DataParallel named."""
+def read_state(file: Path) -> Mapping[str, Any]:
+    """A state dict, also one that training scripts wrapped or that DataParallel named.
+
+    Raises:
+        ConfigError: no such file, or it holds anything but tensors.
+    """
     import torch
     from safetensors import SafetensorError
     from safetensors.torch import load_file
 
+    if not file.is_file() or file.suffix not in STATE_SUFFIXES:
+        problem = f"a {file.suffix or 'nameless'} file" if file.is_file() else "no such file"
+        raise ConfigError(f"weights = {file}: {problem}; expected a state dict, .safetensors, or .pt and .pth of tensors alone")
     try:
         state = load_file(file) if file.suffix == ".safetensors" else torch.load(file, map_location="cpu", weights_only=True)
-    except (SafetensorError, pickle.UnpicklingError, RuntimeError, OSError, EOFError) as error:
+    except pickle.UnpicklingError:
+        raise ConfigError(f"weights = {file}: cannot be read as tensors alone, and a pickle of anything else could run code; "
+                          "save model.state_dict() as safetensors where the file was made") from None
+    except (SafetensorError, RuntimeError, OSError, EOFError) as error:
         raise ConfigError(f"weights = {file}: cannot be read as tensors alone: {_short(error)}") from None
     for wrapper in _WRAPPERS:
         if isinstance(state, Mapping) and isinstance(state.get(wrapper), Mapping):

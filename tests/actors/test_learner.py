@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 
 from squall.actors import deepspeed_backend
 from squall.actors.deepspeed_backend import OptimiserConfig
-from squall.actors.learner import Learner, LearnerConfig, learning_rate_at, trainer_class
+from squall.actors.learner import Learner, LearnerConfig, trainer_class
 from squall.actors.learner_worker import LearnerWeights, RestoredState
 from squall.actors.rollout_buffer import TrainBatch, TrainSequence
 from squall.actors.rollout_engine import GenerateRequest
@@ -206,9 +206,3 @@ def test_a_batch_with_fewer_prompts_than_updates_is_refused(batch: TrainBatch, t
     learner = Learner(LearnerConfig(updates_per_step=5), ModelConfig(), "tgrpo", tmp_path, total_steps=1, tgrpo=TGRPOConfig())
     with pytest.raises(SquallError, match="4 clips with a prompt cannot be shared out over learner.updates_per_step 5"):
         learner.step(batch)
-
-
-def test_learning_rate_warms_up_and_decays() -> None:
-    config = OptimiserConfig(learning_rate=1.0, warmup_steps=4, schedule="linear", final_fraction=0.1)
-    rates = [learning_rate_at(config, update, 14) for update in (0, 3, 4, 9, 14)]
-    assert rates == pytest.approx([0.25, 1.0, 1.0, 0.55, 0.1])

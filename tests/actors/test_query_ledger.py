@@ -11,7 +11,7 @@ from pathlib import Path
 
 import pytest
 
-from squall.actors.query_ledger import Call, QueryLedger, call_key
+from squall.actors.query_ledger import VERSION, Call, QueryLedger, Total, call_key
 from squall.platform.errors import DataError, SquallError
 
 CALL = Call("k1", "m at http://host/v1", "similarity", "[1, 0.5] ü", 2, 0.25, 30, 7)
@@ -85,6 +85,41 @@ def test_damage_in_the_middle_is_noticed_when_it_is_read(tmp_path: Path) -> None
     damaged = QueryLedger(path)
     with pytest.raises(DataError, match="damaged or not a ledger"):
         [damaged.find(f"key{i}") for i in range(300)]
+
+
+def test_passes_are_added_up_and_a_key_counts_once(tmp_path: Path) -> None:
+    ledger = QueryLedger(tmp_path / "ledger.sqlite")
+    calls = [Call(f"a{i}", f"m{i % 2}", "pgd", "{}", queries=21, gradients=20) for i in range(1200)]
+    assert ledger.store_all(calls[:700]) == 700 and ledger.store_all(calls) == 500
+    ledger.store(CALL)
+    assert ledger.total("pgd") == Total(1200, 1200 * 21, 1200 * 20) and ledger.total("pgd", "m1") == Total(600, 12600, 12000)
+    assert ledger.total() == Total(1201, 25201, 24000) and ledger.total("none") == Total(0, 0, 0)
+    found = ledger.find_all([*(f"a{i}" for i in range(1100, 1300)), "k1"])
+    assert found["a1150"] == calls[1150] and found["k1"] == CALL and len(found) == 101
+
+
+def test_several_calls_are_kept_together_or_not_at_all(tmp_path: Path) -> None:
+    ledger = QueryLedger(tmp_path / "ledger.sqlite")
+    with pytest.raises(DataError, match="not supported"):
+        ledger.store_all([CALL, replace(CALL, key="k2", reply=["text"])])
+    assert ledger.count() == 0 and ledger.store_all([CALL]) == 1
+
+
+def test_a_ledger_of_the_first_version_is_migrated(tmp_path: Path) -> None:
+    path = tmp_path / "ledger.sqlite"
+    old = sqlite3.connect(path)
+    old.execute("""CREATE TABLE calls (
+        key TEXT PRIMARY KEY, responder TEXT NOT NULL, purpose TEXT NOT NULL, reply TEXT NOT NULL, attempts INTEGER NOT NULL,
+        seconds REAL NOT NULL, prompt_tokens INTEGER, reply_tokens INTEGER, time REAL NOT NULL) WITHOUT ROWID""")
+    old.execute("INSERT INTO calls VALUES ('k1', 'm at http://host/v1', 'similarity', '[1, 0.5] ü', 2, 0.25, 30, 7, 1.5)")
+    old.execute("PRAGMA user_version = 1")
+    old.commit()
+    old.close()
+    QueryLedger(path).close()
+    ledger = QueryLedger(path)
+    assert ledger.find("k1") == CALL and ledger.store(replace(CALL, key="k2", queries=5, gradients=3))
+    assert ledger.total() == Total(2, 6, 3)
+    assert sqlite3.connect(path).execute("PRAGMA user_version").fetchall() == [(VERSION,)]
 
 
 def test_another_programs_database_is_left_alone(tmp_path: Path) -> None:

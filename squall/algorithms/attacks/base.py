@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
 
 from pydantic import Field
 
-from squall.algorithms.attacks.checks import check_images, check_threat
+from squall.algorithms.attacks.checks import check_attack
 from squall.algorithms.attacks.draws import Draws
 from squall.platform.config import Config
 from squall.platform.errors import DataError
@@ -54,10 +54,17 @@ class Oracle:
     `rows` says which of the B images a batch is about, an image as often as it is asked about.
     """
 
-    def __init__(self, model: Model, count: int) -> None:
+    def __init__(self, model: Model, count: int, *, as_given: bool = False) -> None:
+        """Ask `model` about `count` images.
+
+        Args:
+            as_given: show the model pictures as they lie in memory. Otherwise those on the CPU are laid out with channels last,
+                with which convolution and pooling take half the time; a model that cannot read them so gets them as given.
+        """
         import torch
 
         self._model = model
+        self._as_given = as_given
         self.queries = torch.zeros(count, dtype=torch.int64)
         """Forward passes of each image."""
         self.gradients = torch.zeros(count, dtype=torch.int64)
@@ -72,7 +79,7 @@ class Oracle:
         import torch
 
         with torch.inference_mode():
-            result = self._model(images)
+            result, _ = self._ask(images)
         self._count(self.queries, rows)
         return _checked(result, len(images)).clone()
 
@@ -85,16 +92,37 @@ class Oracle:
         """
         import torch
 
-        points = images.detach().requires_grad_()
         with torch.enable_grad():
-            logits = _checked(self._model(points), len(images))
+            result, points = self._ask(images, gradient=True)
+            logits = _checked(result, len(images))
             losses = loss(logits)
             (gradient,) = torch.autograd.grad(losses.sum(), points)
         self._count(self.queries, rows)
         self._count(self.gradients, rows)
         if not torch.isfinite(gradient).all():
             raise DataError("the model's gradient by its input is not finite", reason="bad_output")
-        return logits.detach(), losses.detach(), gradient
+        return logits.detach(), losses.detach(), gradient.contiguous()
+
+    def part(self, rows: torch.Tensor, *, as_given: bool = False) -> Oracle:
+        """An oracle about some of the images, with counts of its own; `add` joins them to these."""
+        return Oracle(self._model, len(rows), as_given=as_given or self._as_given)
+
+    def add(self, part: Oracle, rows: torch.Tensor) -> None:
+        """Join the counts of the `part` about `rows`."""
+        self.queries[rows.cpu()] += part.queries
+        self.gradients[rows.cpu()] += part.gradients
+
+    def _ask(self, images: torch.Tensor, gradient: bool = False) -> tuple[torch.Tensor, torch.Tensor]:
+        """The model's output, and the tensor that it was shown."""
+        shown = images if self._as_given else _channels_last(images)
+        shown = shown.detach().requires_grad_(gradient)
+        try:
+            return self._model(shown), shown
+        except RuntimeError:
+            if shown.data_ptr() == images.data_ptr() and shown.stride() == images.stride():
+                raise
+        self._as_given = True
+        return self._ask(images, gradient)
 
     def _count(self, counter: torch.Tensor, rows: torch.Tensor) -> None:
         counter += rows.cpu().bincount(minlength=len(counter))
@@ -122,10 +150,7 @@ class Attack(Config):
             DataError: images outside [0, 1], of another type or shape, labels or seeds that do not match them.
             ConfigError: an epsilon above the box.
         """
-        check_images(images, labels)
-        check_threat(threat, tuple(images.shape[1:]))
-        if len(seeds) != len(images):
-            raise DataError(f"{len(seeds)} seeds for {len(images)} images; expected one for each")
+        check_attack(images, labels, threat, seeds)
         return self.perturb(oracle, images, labels, threat, Draws(seeds, images.device))
 
     def perturb(self, oracle: Oracle, images: torch.Tensor, labels: torch.Tensor, threat: Threat, draws: Draws) -> Outcome:
@@ -142,3 +167,15 @@ def _checked(logits: torch.Tensor, count: int) -> torch.Tensor:
     if not torch.isfinite(logits).all():
         raise DataError("the model's logits are not finite", reason="bad_output")
     return logits
+
+
+def _channels_last(images: torch.Tensor) -> torch.Tensor:
+    """Pictures (n, C, H, W) on the CPU with their channels side by side in memory; others as they are."""
+    import torch
+
+    if images.ndim != 4 or images.device.type != "cpu":
+        return images
+    _, channels, height, width = images.shape
+    if channels > 1:
+        return images.to(memory_format=torch.channels_last)
+    return images.contiguous().as_strided(images.shape, (height * width, 1, width, 1))  # strides tell torch, bytes are the same

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from squall.platform.errors import ConfigError, DataError
@@ -48,12 +49,20 @@ def check_threat(threat: Threat, shape: tuple[int, ...]) -> None:
                           " divide by 255 what is meant for pixels from 0 to 255")
 
 
+def check_attack(images: torch.Tensor, labels: torch.Tensor, threat: Threat, seeds: Sequence[int]) -> None:
+    """What every attack asks of its arguments: `check_images`, `check_threat`, and a seed for each image."""
+    check_images(images, labels)
+    check_threat(threat, tuple(images.shape[1:]))
+    if len(seeds) != len(images):
+        raise DataError(f"{len(seeds)} seeds for {len(images)} images; expected one for each")
+
+
 def _check_box(images: torch.Tensor) -> None:
     low, high = (bound.item() for bound in images.aminmax())
     if not (low >= 0 and high <= 1):
         wrong = ~((images >= 0) & (images <= 1)).flatten(1).all(1)
-        raise DataError(f"image {int(wrong.nonzero()[0])} of {len(images)} ({int(wrong.sum())} in all) has values outside [0, 1]"
-                        f" (from {low:g} to {high:g}); scale pixels to [0, 1] and leave normalisation to the model",
+        raise DataError(f"image {int(wrong.nonzero()[0])} of {len(images)} ({int(wrong.sum())} in all) has values outside"
+                        f" [0, 1] (from {low:g} to {high:g}); scale pixels to [0, 1] and leave normalisation to the model",
                         reason="outside_box")
 
 

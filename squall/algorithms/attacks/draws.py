@@ -16,7 +16,7 @@ class Draws:
     """
 
     together: ClassVar[bool] = False
-    """True in a replay: images of a batch stay in it until its run is over, so that arithmetic and streams are the original's."""
+    """True in a replay: images stay in their batch until its run is over, so that streams and arithmetic are the original's."""
 
     def __init__(self, seeds: Sequence[int], device: torch.device | str = "cpu") -> None:
         import torch

@@ -1,0 +1,33 @@
+"""How a configuration names an attack: by its kind, or as a mapping of the kind, a name of its own and settings."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from squall.algorithms.attacks.base import Attack
+from squall.platform.config import validate
+from squall.platform.errors import ConfigError, nearest
+
+NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
+RESERVED = ("clean", "worst", "transfer")
+"""What tables and cards call something else."""
+
+
+def parse_entry(value: str | Mapping[str, Any], kinds: Mapping[str, type[Attack]]) -> tuple[str, Attack]:
+    """The name and the attack of ``pgd`` or ``{kind: pgd, name: pgd-1000, steps: 1000}``; the name defaults to the kind.
+
+    Raises:
+        ConfigError: an unknown kind, key or value, or a name that cannot be one.
+    """
+    settings = {"kind": value} if isinstance(value, str) else dict(value) if isinstance(value, Mapping) else {}
+    kind = settings.pop("kind", None)
+    if not isinstance(kind, str) or kind not in kinds:
+        found = f"unknown attack '{kind}'.{nearest(kind, kinds)}" if isinstance(kind, str) else f"attack {value!r} has no kind."
+        raise ConfigError(f"{found} Allowed: {', '.join(kinds)}, or such as {{kind: pgd, name: pgd-1000, steps: 1000}}")
+    name = settings.pop("name", kind)
+    if not isinstance(name, str) or not NAME.fullmatch(name) or name in RESERVED:
+        raise ConfigError(f"attack '{kind}': name = {name!r}: expected letters, digits, '.', '_' and '-', and none of"
+                          f" {', '.join(RESERVED)}")
+    return name, validate(kinds[kind], settings, f"attack '{name}'")
