@@ -16,6 +16,7 @@ from PIL import Image
 
 from squall.platform.errors import DataError
 from squall.platform.report.attack_subjects import Subject
+from squall.platform.runs import to_json, write_text
 
 SIDE, EDGE = 240, 34
 """Of the square, and what is left of it for the labels, in units of the drawing."""
@@ -43,6 +44,7 @@ class Landscape:
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
     origin: tuple[float, float]
+    figures: str
     text: str
 
 
@@ -61,8 +63,26 @@ def landscapes(folder: Path, found: Sequence[Subject]) -> tuple[list[Landscape],
     return [_draw(name, record, top) for name, record in records], top, problems
 
 
+def write_landscape(path: Path, epsilon: float, alphas: np.ndarray, betas: np.ndarray, loss: np.ndarray, correct: np.ndarray,
+                    record: Mapping[str, Any] | None = None) -> None:
+    """Write what `read_landscape` reads.
+
+    Args:
+        epsilon: of the threat.
+        alphas: (N,), along the attack's direction; with pixels in [0, 1], as epsilon is.
+        betas: (M,), along the other direction.
+        loss: (N, M), in nats.
+        correct: bool (N, M).
+        record: figures of the landscape, of which the page tells ``roughness``, ``plateau`` and ``wrong``.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    rounded = [[float(f"{value:.6g}") for value in row] for row in loss.tolist()]
+    write_text(path, to_json({"epsilon": epsilon, "alphas": alphas, "betas": betas, "record": dict(record or {}),
+                              "loss": rounded, "correct": correct}) + "\n")
+
+
 def read_landscape(folder: Path, name: str) -> dict[str, Any]:
-    """Axes in units of epsilon, loss in nats (rows, columns) with NaN for gaps, correctness of the same shape.
+    """What `write_landscape` wrote, its axes in units of epsilon.
 
     Raises:
         DataError: the file lies outside the folder, is not there or does not hold what it should (reason ``bad_landscape``).
@@ -72,17 +92,21 @@ def read_landscape(folder: Path, name: str) -> dict[str, Any]:
         raise DataError(f"{name} lies outside the run folder", reason="bad_landscape")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        alphas, betas = (np.asarray(record[key], float) / float(record["epsilon"]) for key in ("alphas", "betas"))
+        epsilon = float(record["epsilon"])
+        alphas, betas = (np.asarray(record[key], float) / (epsilon or math.nan) for key in ("alphas", "betas"))
         loss, correct = np.asarray(record["loss"], float), np.asarray(record["correct"], bool)
     except OSError as error:
         raise DataError(f"{name} cannot be read ({error.strerror})", reason="bad_landscape") from error
-    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{name} is no landscape: {error}", reason="bad_landscape") from error
-    if loss.shape != (len(alphas), len(betas)) or correct.shape != loss.shape or min(loss.shape) < 2 or \
-            not np.isfinite(loss).any():
+    if not (np.isfinite(alphas).all() and np.isfinite(betas).all() and np.isfinite(loss).any()):
+        raise DataError(f"{name}: epsilon {epsilon:g}, alphas, betas and some loss should be finite, epsilon above 0",
+                        reason="bad_landscape")
+    if loss.shape != (len(alphas), len(betas)) or correct.shape != loss.shape or min(loss.shape) < 2:
         raise DataError(f"{name}: loss {loss.shape} and correct {correct.shape} should be {(len(alphas), len(betas))}, "
-                        f"at least 2 x 2, with some finite loss", reason="bad_landscape")
-    return {"alphas": alphas, "betas": betas, "loss": loss, "correct": correct}
+                        f"at least 2 x 2", reason="bad_landscape")
+    figures = record.get("record") if isinstance(record.get("record"), Mapping) else {}
+    return {"alphas": alphas, "betas": betas, "loss": loss, "correct": correct, "figures": figures}
 
 
 def _draw(name: str, record: Mapping[str, Any], top: float) -> Landscape:
@@ -95,8 +119,15 @@ def _draw(name: str, record: Mapping[str, Any], top: float) -> Landscape:
         x_ticks=tuple((EDGE + xs(mark), f"{mark:g}".replace("-", "−")) for mark in _marks(record["alphas"])),
         y_ticks=tuple((SIDE - ys(mark), f"{mark:g}".replace("-", "−")) for mark in _marks(record["betas"])),
         origin=(EDGE + xs(0.0), SIDE - ys(0.0)),
+        figures=_figures(record["figures"]),
         text=f"Loss around an image of {name}: {np.nanmin(loss):.2f} to {np.nanmax(loss):.2f} nats, wrong on "
              f"{100 * wrong:.0f} % of the square")
+
+
+def _figures(record: Mapping[str, Any]) -> str:
+    texts = (("roughness", "roughness {:.3g} nats"), ("plateau", "flat {:.0%}"), ("wrong", "wrong {:.0%}"))
+    return " · ".join(text.format(value).replace("%", " %") for name, text in texts
+                      if isinstance(value := record.get(name), (int, float)))
 
 
 def _places(axis: np.ndarray):

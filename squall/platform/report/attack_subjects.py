@@ -45,7 +45,7 @@ def subjects(card: AttackCard) -> list[Subject]:
     """The arms of a trial, then the models that belong to none; without a trial the models."""
     names = {arm.name for arm in card.arms}
     return [_arm(arm, [model for model in card.models if model.arm == arm.name]) for arm in card.arms] + \
-           [_model(card, model) for model in card.models if model.arm not in names]
+           [model_subject(card, model) for model in card.models if model.arm not in names]
 
 
 def attack_names(found: Sequence[Subject]) -> list[str]:
@@ -72,18 +72,20 @@ def role(card: AttackCard, attack: str) -> str | None:
     """Which of `ROLES` an attack has, by its kind where the card says how it was set, otherwise by its name."""
     if is_transfer(attack):
         return TRANSFER
-    kind = _kinds(card).get(attack, attack)
+    kind = kinds(card).get(attack, attack)
     return next((name for name in (PGD, AUTOATTACK) if kind.startswith(name)), None)
 
 
 def standing(card: AttackCard, subject: Subject, threat: Threat | None) -> dict[str, tuple[str, Estimate]]:
-    """(attack, accuracy) by role: the attack of that role that left the fewest, but `pgd` itself where it was asked for."""
+    """(attack, accuracy) by role: the attack of that role that left the fewest, but of PGD the one on trial."""
+    headline = card.asked.get("headline", PGD)
     found: dict[str, tuple[str, Estimate]] = {}
     for attack in subject.attacks():
         estimate, part = subject.under(attack, threat), role(card, attack)
         if estimate is None or estimate.value is None or part is None:
             continue
-        if part not in found or attack == PGD or (found[part][0] != PGD and estimate.value < (found[part][1].value or 0.0)):
+        if part not in found or attack == headline or (
+                found[part][0] != headline and estimate.value < (found[part][1].value or 0.0)):
             found[part] = (attack, estimate)
     return found
 
@@ -125,14 +127,16 @@ def lowest(estimates: Iterable[Estimate | None]) -> Estimate | None:
     return min(known, key=lambda one: one.value or 0.0, default=None)
 
 
-def _kinds(card: AttackCard) -> dict[str, str]:
+def kinds(card: AttackCard) -> dict[str, str]:
+    """Kind of each attack, as it was asked for."""
     asked = card.asked.get("attacks")
     entries = [{"name": name} | dict(value) for name, value in asked.items() if isinstance(value, Mapping)] \
         if isinstance(asked, Mapping) else [one for one in asked or () if isinstance(one, Mapping)]
     return {str(one.get("name", one["kind"])): str(one["kind"]) for one in entries if "kind" in one}
 
 
-def _model(card: AttackCard, model: ModelResult) -> Subject:
+def model_subject(card: AttackCard, model: ModelResult) -> Subject:
+    """A model by itself, whether it belongs to an arm or not."""
     rows = [(result.attack, (result.norm, result.epsilon), result.robust_accuracy) for result in model.results]
     rows += [(TRANSFER, (one.norm, one.epsilon), one.accuracy) for one in card.transfers
              if one.target == model.name != one.source]

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, TypeAlias
 
-from squall.platform.attack_card import ArmContrast, AttackCard, AttackResult, MaskingCheck, ModelResult
+from squall.platform.attack_card import Arm, ArmContrast, AttackCard, AttackResult, MaskingCheck, ModelResult
 from squall.platform.report.attack_subjects import (
     AUTOATTACK,
     PGD,
@@ -17,7 +17,10 @@ from squall.platform.report.attack_subjects import (
     Threat,
     attack_text,
     is_transfer,
+    kinds,
+    model_subject,
     standing,
+    threats,
 )
 from squall.platform.report.page import Effect, EffectTable, effect_table
 from squall.platform.report_card import Estimate
@@ -53,11 +56,15 @@ ATTACKS = (
     ("fab", "looks for the nearest image of another class (Croce and Hein 2020)"),
     ("fgsm", "one step along the sign of the gradient (Goodfellow et al. 2015)"),
     ("noise", "random changes of the full length: a control, no attack"),
+    ("pgd-1", "one step of PGD"),
+    ("pgd-unlimited", "PGD that may turn an image into any other"),
     ("pgd", "steps along the gradient, each brought back into the budget (Madry et al. 2018)"),
     ("square", "random squares, without gradients (Andriushchenko et al. 2020)"),
     ("transfer", "examples made on other models, the set that does most harm"),
 )
 """What an attack does, by how its name or kind begins."""
+
+SAME_COMPUTE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,25 +112,26 @@ class Pivot:
     """(attack, accuracy at each budget, the result at the main budget)."""
 
 
-def pivot(model: ModelResult, main: Threat | None) -> Pivot:
-    """Attacks in the card's order, then the worst case."""
-    results = {(one.attack, (one.norm, one.epsilon)): one for one in model.results}
-    worst = {(one.norm, one.epsilon): one.robust_accuracy for one in model.budgets}
-    norms = list(dict.fromkeys(norm for _, (norm, _) in results))
-    columns = sorted({*worst, *(threat for _, threat in results)},
-                     key=lambda threat: ((*norms, threat[0]).index(threat[0]), threat[1]))
-    rows = [(attack, tuple(one.robust_accuracy if (one := results.get((attack, threat))) else None for threat in columns),
-             results.get((attack, main)) if main else None) for attack in dict.fromkeys(attack for attack, _ in results)]
-    if worst:
-        rows.append((WORST, tuple(worst.get(threat) for threat in columns), None))
-    return Pivot(model, tuple(columns), tuple(rows))
+def pivot(card: AttackCard, model: ModelResult, main: Threat | None) -> Pivot:
+    """Attacks in the card's order, then transfer as a whole and the worst case."""
+    subject = model_subject(card, model)
+    results = {one.attack: one for one in model.results if (one.norm, one.epsilon) == main}
+    columns = threats([subject])
+    names = [*subject.attacks(), *([WORST] if model.budgets else [])]
+    return Pivot(model, tuple(columns), tuple(
+        (name, tuple(subject.under(name, threat) for threat in columns), results.get(name)) for name in names))
 
 
 def meanings(card: AttackCard, found: Sequence[Subject]) -> list[tuple[str, str]]:
     """(attack, what it does) of those whose name says which they are."""
-    names = dict.fromkeys(attack for subject in found for attack in subject.attacks())
-    texts = [(name, next((text for start, text in ATTACKS if name.replace("_", "-").startswith(start)), "")) for name in names]
+    names, kind_of = dict.fromkeys(attack for subject in found for attack in subject.attacks()), kinds(card)
+    texts = [(name, _meaning(name) or _meaning(kind_of.get(name, name))) for name in names]
     return [(name, text) for name, text in texts if text]
+
+
+def _meaning(name: str) -> str:
+    name = name.replace("_", "-")
+    return next((text for start, text in ATTACKS if name == start or name.startswith(f"{start}-")), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,6 +177,17 @@ def checks_of(model: ModelResult) -> list[tuple[str, str, MaskingCheck | None]]:
     """(title, why, check) in the page's order; None where the card does not have it."""
     known = {check.name: check for check in model.checks}
     return [(title, why, known.get(name)) for name, title, why in CHECKS]
+
+
+def raised(model: ModelResult) -> list[tuple[str, str, MaskingCheck | None]]:
+    """Of `checks_of`, the alarms."""
+    return [row for row in checks_of(model) if row[2] is not None and row[2].passed is False]
+
+
+def equal_compute(arms: Sequence[Arm]) -> bool:
+    """Whether no arm's runs took more passes than another's, by more than `SAME_COMPUTE`."""
+    passes = [arm.passes for arm in arms]
+    return not passes or max(passes) <= (1 + SAME_COMPUTE) * min(passes)
 
 
 def alarms(models: Sequence[ModelResult]) -> int:

@@ -14,7 +14,7 @@ import pyarrow as pa
 
 from squall.platform.attack_card import AttackCard
 from squall.platform.report import attack_tables as tables
-from squall.platform.report.attack_charts import colours, indicator_panels, near, query_panels, robustness_panels
+from squall.platform.report.attack_charts import colours, indicator_panels, near, power_text, query_panels, robustness_panels
 from squall.platform.report.attack_examples import AttackedImage, example_cards
 from squall.platform.report.attack_landscape import EDGE, SIDE, landscapes
 from squall.platform.report.attack_subjects import (
@@ -84,7 +84,8 @@ def _figures(card: AttackCard) -> dict[str, Any]:
         "attacks": attack_names(found), "role_names": ROLE_NAMES, "best_by_pgd": _best_by_pgd(rungs),
         "alarms": tables.alarms(card.models), "alarmed": [model for model in card.models if tables.alarms([model])],
         "checked": [model for model in card.models if model.checks], "checks_of": tables.checks_of,
-        "check_titles": tables.CHECKS, "pivots": [tables.pivot(model, main) for model in card.models],
+        "raised": tables.raised, "equal_compute": tables.equal_compute(card.arms),
+        "check_titles": tables.CHECKS, "pivots": [tables.pivot(card, model, main) for model in card.models],
         "meanings": tables.meanings(card, found), "matrices": tables.transfer_matrices(card, found, main),
         "indicators": indicators, "indicator_names": _measured(indicators), "entropies": tables.entropy_rows(found),
         "most_bits": _most_bits(card), "contrasts": contrasts, "contrast_axis": axis,
@@ -127,7 +128,7 @@ def _most_bits(card: AttackCard) -> float | None:
 
 def _facts(card: AttackCard) -> list[tuple[str, tuple[str, ...], bool]]:
     """Data and how it was asked, without the attacks, which have a list of their own."""
-    asked = {key: value for key, value in card.asked.items() if key != "attacks"}
+    asked = {key: value for key, value in card.asked.items() if key not in ("attacks", "strikes")}
     budgets = asked.get("budgets")
     if isinstance(budgets, Sequence) and all(isinstance(one, dict) and {"norm", "epsilon"} <= set(one) for one in budgets):
         asked["budgets"] = [threat_text((one["norm"], one["epsilon"])) for one in budgets]
@@ -144,6 +145,9 @@ def measure(value: float | None) -> str:
     """A number of any size with three digits; a dash where it is not defined."""
     if value is None or not math.isfinite(value):
         return "–"
+    if 0 < abs(value) < 1e-3:
+        exponent = math.floor(math.log10(abs(value)))
+        return f"{value / 10.0 ** exponent:.3g}·{power_text(exponent)}".replace("-", "−")
     return f"{value:.3g}".replace("-", "−")
 
 
