@@ -120,6 +120,15 @@ JOBS: tuple[Job, ...] = (
         section="attacks",
     ),
     Job(
+        command=("trial",),
+        summary="Put ways of training on trial: arms and seeds under equal compute, attacked from all sides, on one page",
+        example="squall trial @trial seeds=[1,2,3]",
+        module="squall.jobs.trial",
+        config="TrialConfig",
+        section="attacks",
+        default_config="@trial",
+    ),
+    Job(
         command=("reward",),
         summary="List the rewards, and try one of your own: what is wrong with it and what to do",
         example="squall reward my_rewards:brief --check",

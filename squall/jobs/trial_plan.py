@@ -6,14 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import Field, StringConstraints, model_validator
 
 from squall.actors.arm_training import Training, TrainingTasksConfig
 from squall.algorithms.classifier_config import FitConfig
-from squall.jobs.attack_battery import check_name, make_battery
-from squall.jobs.attack_image_plan import AttackImageConfig
+from squall.jobs.attack_battery import make_battery
+from squall.jobs.attack_image_plan import NAME, AttackImageConfig
 from squall.platform.config import Config, lay_over, validate
 from squall.platform.errors import ConfigError
 from squall.platform.image_data import ImageDataConfig, ImageSet, load_images
@@ -31,7 +31,7 @@ class TrialConfig(Config):
     """Images: arms learn from the training split, and the test split is attacked."""
     training: dict[str, Any] = {}
     """What all arms share: keys of `squall train classifier`, such as {passes: 40, network: {architecture: small_cnn}}."""
-    arms: dict[str, dict[str, Any]] = Field(min_length=1)
+    arms: dict[Annotated[str, StringConstraints(pattern=f"^{NAME}$")], dict[str, Any]] = Field(min_length=1)
     """By name, what is different about an arm: {RL: {objective: {kind: pg}}}."""
     seeds: tuple[int, ...] = Field((1, 2, 3), min_length=1)
     """Every arm is trained with each; from three on the trial says which arms differ."""
@@ -104,8 +104,6 @@ def prepare(config: TrialConfig) -> TrialWork:
         ConfigError: a key of an arm, an attack or a budget that cannot be used.
         DataError: images cannot be read.
     """
-    for arm in config.arms:
-        check_name("arm", arm)
     fits = {name: _fit(name, config.training, own) for name, own in config.arms.items()}
     _refuse_equal(fits)
     train = load_images(config.data, "train")
