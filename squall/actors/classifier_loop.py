@@ -113,7 +113,7 @@ class ClassifierWorker:
     """One rank of the group."""
 
     def __init__(self, config: Mapping[str, Any], rank: int, workers: int) -> None:
-        from squall.algorithms.classifier_training import ClassifierTraining
+        from squall.algorithms.classifier_training import ClassifierTraining, Share
 
         images = ray.get(config["images"])
         self.rank, self.test = rank, images["test"]

@@ -121,7 +121,7 @@ class ClassifierTraining:
                "learning_rate": self._rate(self.step - 1), "passes": self.passes / len(self.images),
                "time/train": sums["seconds"]}
         if objective.rewards and sums["rewarded"]:
-            row |= {"reward/mean": sums["reward"] / sums["rewarded"], "exploration": objective.exploration.at(progress)}
+            row |= {"reward": sums["reward"] / sums["rewarded"], "exploration": objective.exploration.at(progress)}
         if sums["attacked"]:
             row["unchanged"] = sums["unchanged"] / sums["attacked"]
         self.totals = Counter()

@@ -26,6 +26,7 @@ FIGURES = {
     "accuracy/shuffled": "shuffled",
     "contrast/gap": "gap",
     "kl": "KL",
+    "reward": "reward",
     "accuracy/train": "train",
     "accuracy/validation": "validation",
     "accuracy/attacked": "attacked",

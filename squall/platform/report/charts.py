@@ -31,7 +31,7 @@ PANELS: tuple[tuple[str, str, str, tuple[tuple[str, str, str], ...]], ...] = (
     ("classifier", "Accuracy", "share of images: trained on, for validation, validation under attack",
      (("accuracy/train", "train", "c1"), ("accuracy/validation", "validation", "c2"), ("accuracy/attacked", "attacked", "c3"))),
     ("classifier", "Reward and exploration", "mean reward of drawn classes; share drawn at random",
-     (("reward/mean", "reward", "c1"), ("exploration", "exploration", "c2"))),
+     (("reward", "reward", "c1"), ("exploration", "exploration", "c2"))),
     ("classifier", "Predictive entropy", "nats per image", (("predictive_entropy", "entropy", "c1"),)),
     ("classifier", "Length of the gradient", "before clipping", (("grad_norm", "gradient", "c1"),)),
     ("classifier", "Learning rate", "", (("learning_rate", "rate", "c1"),)),
