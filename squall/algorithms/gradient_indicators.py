@@ -10,20 +10,22 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, TypeAlias
 
 import numpy as np
 from pydantic import Field
 
 from squall.algorithms.attacks.base import Oracle, Threat
 from squall.algorithms.attacks.draws import Draws
+from squall.algorithms.attacks.losses import LOSSES, LossName
+from squall.algorithms.attacks.pgd import PGD, pgd_path
 from squall.platform.attack_card import EntropyRow, IndicatorCurve, Indicators
 from squall.platform.config import Config
+from squall.platform.seeds import derive_seed
 
 if TYPE_CHECKING:
     import torch
-
-    from squall.algorithms.gradient_path import LabelledLoss
 
 
 class IndicatorConfig(Config):
@@ -34,14 +36,17 @@ class IndicatorConfig(Config):
     samples: int = Field(16, ge=2)
     """Points in each ball."""
     steps: int = Field(20, ge=2)
-    """Steps of the PGD whose gradients GSUA compares."""
+    """Gradients along PGD that GSUA compares, each with the one before."""
+    loss: LossName = "ce"
+    """Whose gradients they are. `cw`, the difference of logits, does not saturate: where it has gradients and `ce` has none,
+    they are masked."""
     points_per_pass: int = Field(128, gt=0)
     """Images that go through the model at once. It bounds memory and changes no result."""
 
 
 @dataclass(frozen=True)
 class GradientMeasurements:
-    """Numbers of B images, along K + 1 points of PGD and in balls of R radii. NaN where a zero gradient has no direction."""
+    """Numbers of B images, at K points of PGD and in balls of R radii. NaN where a zero gradient has no direction."""
 
     norm: np.ndarray
     """(B,): length of the gradient at the image."""
@@ -56,48 +61,50 @@ class GradientMeasurements:
     turning: np.ndarray
     """(B, R): circular variance of the gradient's direction in the ball."""
     path_norm: np.ndarray
-    """(B, K + 1)."""
+    """(B, K)."""
     cosine: np.ndarray
-    """(B, K): between the gradients of a point and of the one before."""
+    """(B, K - 1): between the gradients of a point and of the one before."""
     same_sign: np.ndarray
-    """(B, K): share of pixels whose gradient has the same sign at both."""
+    """(B, K - 1): share of pixels whose gradient has the same sign at both."""
     entropy: np.ndarray
-    """(B, 2): bits, of the image and of the path's end."""
+    """(B, 2): bits, of the image and of PGD's last point."""
     right: np.ndarray
     """bool (B, 2): the model gives them the image's label."""
     direction_sum: np.ndarray
-    """(K + 1, d): sum over images of the gradient's direction."""
+    """(K, d): sum over images of the gradient's direction."""
     direction_count: np.ndarray
-    """(K + 1,): images that have one."""
+    """(K,): images that have one."""
 
 
 def measure(oracle: Oracle, images: torch.Tensor, labels: torch.Tensor, threat: Threat, seeds: Sequence[int],
-            config: IndicatorConfig, precise: Oracle | None = None, loss: LabelledLoss | None = None) -> GradientMeasurements:
+            config: IndicatorConfig, precise: Oracle | None = None) -> GradientMeasurements:
     """Measure the gradients of B images, whether the model has them right or not.
 
-    An image costs ``2 + steps + radii * samples`` backward passes and 2 forward passes more.
+    An image costs ``1 + steps + radii * samples`` backward passes, with a forward pass each.
 
     Args:
         images: float32 (B, ...) in [0, 1]. Points of the balls may lie outside: they are not clipped.
         labels: int64 (B,).
         threat: of the PGD.
         seeds: one for each image.
-        precise: the same model in float64 (`gradient_path.in_float64`), asked once for each image.
-        loss: cross-entropy by default; the tests measure a linear one.
+        precise: the same model in float64 (`gradient_geometry.in_float64`), asked once for each image.
 
     Raises:
-        DataError: the model's output or gradient is not finite.
+        DataError: images, labels or seeds that are unsound, a model's output or gradient that is not finite.
+        ConfigError: an epsilon above the box.
     """
     import torch
 
     at_once = config.points_per_pass
-    draws = Draws(seeds, images.device)
     parts = []
     for start in range(0, len(images), at_once):
         rows = torch.arange(start, min(start + at_once, len(images)), device=images.device)
-        batch = _Batch(oracle, images[rows], labels[rows], rows, draws, loss)
-        parts.append(GradientMeasurements(**_at_images(batch, precise), **_in_balls(batch, config),
-                                          **_along_path(batch, threat, config.steps)))
+        batch = _Batch(oracle.part(rows), images[rows], labels[rows], list(seeds[start:start + at_once]), config)
+        at_images, clean = _at_images(batch, precise and precise.part(rows))
+        along_path, attacked = _along_path(batch, threat)
+        columns = {**at_images, **along_path, **_in_balls(batch), **_predictions(batch, (clean, attacked))}
+        parts.append(GradientMeasurements(**{name: column.cpu().numpy() for name, column in columns.items()}))
+        oracle.add(batch.oracle, rows)
     return joined(parts)
 
 
@@ -129,77 +136,98 @@ class _Batch:
     oracle: Oracle
     images: torch.Tensor
     labels: torch.Tensor
-    rows: torch.Tensor
-    draws: Draws
-    loss: LabelledLoss | None
+    seeds: Sequence[int]
+    config: IndicatorConfig
+
+    def gradient(self, oracle: Oracle, images: torch.Tensor, rows: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Logits and gradients of images (n, ...) that are about those of `rows`, so many at a time as a pass takes."""
+        import torch
+
+        loss, size = LOSSES[self.config.loss], self.config.points_per_pass
+        found = [oracle.gradient(some, own, partial(loss, labels=self.labels[own]))
+                 for some, own in zip(images.split(size), rows.split(size), strict=True)]
+        logits, _, gradients = zip(*found, strict=True)
+        return torch.cat(logits), torch.cat(gradients)
 
 
-def _at_images(batch: _Batch, precise: Oracle | None) -> dict[str, np.ndarray]:
-    from squall.algorithms.gradient_path import directions, gradient_of, lengths
+Columns: TypeAlias = "dict[str, torch.Tensor]"
 
-    gradient = gradient_of(batch.oracle, batch.images, batch.rows, batch.labels, batch.loss)
+
+def _at_images(batch: _Batch, precise: Oracle | None) -> tuple[Columns, torch.Tensor]:
+    """Also the logits of the images."""
+    import torch
+
+    from squall.algorithms.gradient_geometry import directions, lengths
+
+    rows = torch.arange(len(batch.images), device=batch.images.device)
+    logits, gradient = batch.gradient(batch.oracle, batch.images, rows)
     norm = lengths(gradient)
     zero_float64 = agreement = norm * math.nan
     if precise is not None:
-        exact = gradient_of(precise, batch.images.double(), batch.rows, batch.labels, batch.loss)
+        _, exact = batch.gradient(precise, batch.images.double(), rows)
         zero_float64 = (lengths(exact) == 0).double()
         agreement = _cosine(directions(gradient), directions(exact))
-    return {"norm": norm.cpu().numpy(), "zero": (norm == 0).cpu().numpy(), "zero_float64": zero_float64.cpu().numpy(),
-            "agreement": agreement.cpu().numpy()}
+    return {"norm": norm, "zero": norm == 0, "zero_float64": zero_float64, "agreement": agreement}, logits
 
 
-def _in_balls(batch: _Batch, config: IndicatorConfig) -> dict[str, np.ndarray]:
+def _along_path(batch: _Batch, threat: Threat) -> tuple[Columns, torch.Tensor]:
+    """Also the logits of the last point."""
     import torch
 
-    at_once = max(1, config.points_per_pass // config.samples)
-    parts = [_in_ball(batch, slice(start, start + at_once), config) for start in range(0, len(batch.images), at_once)]
-    variance, turning = (torch.cat(column).cpu().numpy() for column in zip(*parts, strict=True))
+    from squall.algorithms.gradient_geometry import directions, lengths
+
+    norms, cosines, same, sums = [], [], [], []
+    before: torch.Tensor | None = None
+    attack = PGD(steps=batch.config.steps, loss=batch.config.loss)
+    for step in pgd_path(attack, batch.oracle, batch.images, batch.labels, threat, batch.seeds):
+        ways = directions(step.gradient)
+        norms.append(lengths(step.gradient))
+        sums.append(ways.flatten(1).sum(0))
+        if before is not None:
+            cosines.append(_cosine(before, ways))
+            agree = (before.sign() == ways.sign()).flatten(1).double().mean(1)
+            same.append(agree.where(cosines[-1].isfinite(), math.nan))
+        before = ways
+    path_norm, cosine, same_sign = (torch.stack(column, 1) for column in (norms, cosines, same))
+    return {"path_norm": path_norm, "cosine": cosine, "same_sign": same_sign, "direction_sum": torch.stack(sums),
+            "direction_count": (path_norm > 0).sum(0)}, step.logits
+
+
+def _in_balls(batch: _Batch) -> Columns:
+    import torch
+
+    draws = Draws([derive_seed(seed, "ball") for seed in batch.seeds], batch.images.device)
+    rows = torch.arange(len(batch.images), device=batch.images.device)
+    parts = [_in_ball(batch, some, draws) for some in rows.split(max(1, batch.config.points_per_pass // batch.config.samples))]
+    variance, turning = (torch.cat(column) for column in zip(*parts, strict=True))
     return {"variance": variance, "turning": turning}
 
 
-def _in_ball(batch: _Batch, some: slice, config: IndicatorConfig) -> tuple[torch.Tensor, torch.Tensor]:
+def _in_ball(batch: _Batch, rows: torch.Tensor, draws: Draws) -> tuple[torch.Tensor, torch.Tensor]:
     """Variance and turning (b, R) of b images, that are few enough for all their points to be held at once."""
     import torch
 
-    from squall.algorithms.gradient_path import directions, gradient_of, unit_ball
+    from squall.algorithms.gradient_geometry import directions, unit_ball
 
-    images, count = batch.images[some], config.samples
-    noise = unit_ball(batch.draws, batch.rows[some], count, images)
-    rows, labels = (values[some].repeat_interleave(count) for values in (batch.rows, batch.labels))
+    images, count = batch.images[rows], batch.config.samples
+    noise = unit_ball(draws, rows, count, images)
     variance, turning = [], []
-    for radius in config.radii:
+    for radius in batch.config.radii:
         points = (images[:, None] + radius * noise).flatten(0, 1)
-        pieces = zip(*(values.split(config.points_per_pass) for values in (points, rows, labels)), strict=True)
-        gradient = torch.cat([gradient_of(batch.oracle, *piece, batch.loss) for piece in pieces])
+        _, gradient = batch.gradient(batch.oracle, points, rows.repeat_interleave(count))
         by_image = (len(images), count, -1)
         variance.append(gradient.double().view(by_image).var(1).mean(1))
         turning.append(_circular_variance(directions(gradient).view(by_image)))
     return torch.stack(variance, 1), torch.stack(turning, 1)
 
 
-def _along_path(batch: _Batch, threat: Threat, steps: int) -> dict[str, np.ndarray]:
+def _predictions(batch: _Batch, logits: Sequence[torch.Tensor]) -> Columns:
     import torch
 
-    from squall.algorithms.gradient_path import directions, entropy_bits, lengths, pgd_path
+    from squall.algorithms.gradient_geometry import entropy_bits
 
-    norms, cosines, same, sums, counts = [], [], [], [], []
-    before: torch.Tensor | None = None
-    path = pgd_path(batch.oracle, batch.images, batch.rows, batch.labels, threat, steps, batch.draws, loss=batch.loss)
-    for point in path:
-        ways = directions(point.gradient)
-        norms.append(lengths(point.gradient))
-        sums.append(ways.flatten(1).sum(0))
-        counts.append((norms[-1] > 0).sum())
-        if before is not None:
-            cosines.append(_cosine(before, ways))
-            agree = (before.sign() == ways.sign()).flatten(1).double().mean(1)
-            same.append(agree.where(cosines[-1].isfinite(), math.nan))
-        before = ways
-    shown = [batch.oracle.logits(images, batch.rows) for images in (batch.images, point.images)]
-    columns = {"path_norm": norms, "cosine": cosines, "same_sign": same, "entropy": [entropy_bits(one) for one in shown],
-               "right": [one.argmax(1) == batch.labels for one in shown]}
-    return {**{name: torch.stack(column, 1).cpu().numpy() for name, column in columns.items()},
-            "direction_sum": torch.stack(sums).cpu().numpy(), "direction_count": torch.stack(counts).cpu().numpy()}
+    return {"entropy": torch.stack([entropy_bits(one) for one in logits], 1),
+            "right": torch.stack([one.argmax(1) == batch.labels for one in logits], 1)}
 
 
 def _cosine(first: torch.Tensor, second: torch.Tensor) -> torch.Tensor:
@@ -216,7 +244,7 @@ def _circular_variance(ways: torch.Tensor) -> torch.Tensor:
 
 
 def _spread(measured: GradientMeasurements) -> tuple[np.ndarray, np.ndarray]:
-    """Normalised mean directions (K + 1, d) and ``1 - |mean u|`` (K + 1,); NaN where no image has a direction."""
+    """Normalised mean directions (K, d) and ``1 - |mean u|`` (K,); NaN where no image has a direction."""
     with np.errstate(invalid="ignore", divide="ignore"):
         means = measured.direction_sum / measured.direction_count[:, None]
         sizes = np.linalg.norm(means, axis=1)
@@ -224,7 +252,7 @@ def _spread(measured: GradientMeasurements) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _apart(mean_directions: np.ndarray) -> float | None:
-    """1 - the mean cosine over pairs of K + 1 directions."""
+    """1 - the mean cosine over pairs of K directions."""
     count = len(mean_directions)
     return _figure(1 - (np.square(mean_directions.sum(0)).sum() - count) / (count * (count - 1)))
 

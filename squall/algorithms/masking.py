@@ -71,14 +71,14 @@ def black_box(evidence: Evidence) -> MaskingCheck:
     """Who sees gradients must fool no fewer images than who does not. The value is the fraction by which they are fewer."""
     found = _against(evidence, evidence.of("black_box"), evidence.best_gradient_attack)
     return _check("black_box", _nearest(found), "Square or transfer beside a gradient attack at one budget",
-                  "gradients hide what can be found without them", "no alarm")
+                  "gradients hide what can be found without them", "who sees gradients finds more")
 
 
 def one_step(evidence: Evidence) -> MaskingCheck:
     """Many steps must fool no fewer images than one. The value is the fraction by which they are fewer."""
     found = _against(evidence, evidence.of("one_step"), evidence.gradient_attack)
     return _check("one_step", _nearest(found), "PGD of one step beside PGD of many at one budget",
-                  "gradients mislead beyond the first step", "no alarm")
+                  "gradients mislead beyond the first step", "further steps do no harm")
 
 
 def zero_gradients(evidence: Evidence) -> MaskingCheck:

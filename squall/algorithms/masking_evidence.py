@@ -90,7 +90,8 @@ def masking_attacks(threat: Threat, shape: Sequence[int], headline: str | Mappin
 
     box = unlimited(threat.norm, shape)
     larger = [at(factor * threat.epsilon) for factor in (2, 4) if factor * threat.epsilon < box]
-    one_step, everything = {"kind": "pgd", "name": "pgd-1", "steps": 1}, {"kind": "pgd", "name": "pgd-unlimited", "steps": 100}
+    one_step = {"kind": "pgd", "name": "fgsm", "steps": 1, "random_start": False}
+    everything = {"kind": "pgd", "name": "pgd-unlimited", "steps": 100}
     return (*(Probe(headline, one) for one in (threat, *larger)), *(Probe("noise", one) for one in (threat, *larger, at(box))),
             Probe(one_step, threat), Probe("square", threat), Probe(everything, at(box)))
 
