@@ -56,6 +56,7 @@ class Crew:
             try:
                 for number, (work, outcome) in enumerate(self._pool.run((work, work.make()) for work in todo)):
                     yield work.key, outcome
+                    self._tell(self._pool, progress)
                     progress.advance(number, work.weight, lost=isinstance(outcome, Failed))
             finally:
                 self._tell(self._pool, progress)

@@ -38,16 +38,20 @@ def _of_clean(model: ModelResult, classes: int) -> Iterator[str]:
 
 def _of_attacks(model: ModelResult, attacks: list[Mapping[str, Any]]) -> Iterator[str]:
     """A model that hides its gradients stands against all that follow them; and one loss may be the one that it hides."""
+    found: dict[str, list[str]] = {}
     for budget in model.budgets:
         made = [one.attack for one in model.results if (one.norm, one.epsilon) == (budget.norm, budget.epsilon)]
         kinds = {one["kind"] for one in attacks if one["name"] in made}
-        where = f"At {budget.norm} {budget.epsilon:.4g}"
+        where = f"{budget.norm} {budget.epsilon:.4g}"
         if not kinds - set(FOLLOWS_NOTHING):
-            yield f"{where} the model was not attacked by anything but noise."
+            found.setdefault("the model was not attacked by anything but noise.", []).append(where)
         elif not kinds & {BLIND, ENSEMBLE}:
             shown = ", ".join(name for name in made if _kind(name, attacks) not in FOLLOWS_NOTHING)
-            yield (f"{where} robust accuracy rests on {shown} alone, which follow gradients: a model that hides its gradients "
-                   f"looks robust to them. Attack it with {ENSEMBLE} and {BLIND} too.")
+            reason = (f"robust accuracy rests on {shown} alone, on following gradients: a model that hides its own looks "
+                      f"robust to that. Attack it with {ENSEMBLE} and {BLIND} too.")
+            found.setdefault(reason, []).append(where)
+    for reason, places in found.items():
+        yield f"At {' and '.join(places)} {reason}"
 
 
 def _of_checks(model: ModelResult) -> Iterator[str]:

@@ -101,7 +101,7 @@ def finish(plan: AttackPlan, folder: RunDirectory, found: AttackRun, wall_s: flo
         "lost": found.lost, "models": found.models})
     total = found.total
     folder.event("finished", rows=found.table.num_rows, lost=len(found.lost), queries=total.queries, gradients=total.gradients)
-    say(console, f"{total.queries:,} queries and {total.gradients:,} gradients so far, each in {folder.path / LEDGER_FILE}; took "
+    say(console, f"{total.queries:,} queries and {total.gradients:,} gradients, all in {folder.path / LEDGER_FILE}; took "
                  f"{wall_s:.1f} s")
     say_attack_card(card, console)
     say(console, f"report: {folder.report}")

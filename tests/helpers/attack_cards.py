@@ -24,9 +24,9 @@ from squall.platform.attack_card import (
     ModelResult,
     Transfer,
 )
-from squall.platform.report import attack_landscape as landscape
 from squall.platform.report.attack_examples import AttackedImage
 from squall.platform.report_card import Estimate
+from squall.platform.runs import to_json
 
 IMAGES = 500
 BUDGETS = (("linf", 8 / 255), ("linf", 2 / 255), ("linf", 4 / 255), ("linf", 16 / 255), ("l2", 0.5), ("l2", 1.0))
@@ -215,8 +215,15 @@ def write_landscape(folder: Path, name: str, steep: float = 1.0, size: int = 41)
     alpha, beta = np.meshgrid(axis, axis, indexing="ij")
     height = steep * (1.5 * alpha + 0.5 * np.sin(2 * beta) + 0.3 * beta) - 1
     loss = np.log1p(np.exp(2 * height))
-    landscape.write_landscape(folder / name, epsilon, axis * epsilon, axis * epsilon, loss, height < 0.2,
-                              {"roughness": 0.0123, "plateau": 0.0, "wrong": 0.41})
+    return save_landscape(folder, name, epsilon, axis * epsilon, loss, height < 0.2, roughness=0.0123, plateau=0.0, wrong=0.41)
+
+
+def save_landscape(folder: Path, name: str, epsilon: float, axis: np.ndarray, loss: np.ndarray, correct: np.ndarray,
+                   **figures: float) -> str:
+    """The file, with the same axis in both directions."""
+    (folder / name).parent.mkdir(parents=True, exist_ok=True)
+    (folder / name).write_text(to_json({"epsilon": epsilon, "alphas": axis, "betas": axis, "loss": loss, "correct": correct}
+                                       | figures), encoding="utf-8")
     return name
 
 

@@ -20,6 +20,7 @@ from attack_cards import (
     make_model,
     make_rows,
     one_model,
+    save_landscape,
     several_models,
     trial,
     write_landscape,
@@ -29,14 +30,23 @@ from PIL import Image
 
 from squall.platform.attack_card import AttackCard, Transfer
 from squall.platform.errors import DataError
-from squall.platform.report.attack_charts import Scale, indicator_panels, near, query_panels, robustness_panels
+from squall.platform.report.attack_charts import Scale, near, query_panels, robustness_panels
 from squall.platform.report.attack_examples import AttackedImage, amplified, example_cards
 from squall.platform.report.attack_export import FIGURES, attack_figures, attacks_to_markdown, export_attacks
+from squall.platform.report.attack_indicators import indicator_panels
 from squall.platform.report.attack_landscape import EDGE, SIDE, contour, landscapes, read_landscape
-from squall.platform.report.attack_landscape import write_landscape as write_record
-from squall.platform.report.attack_subjects import TRANSFER, WORST, main_threat, standing, subjects, threat_text
+from squall.platform.report.attack_subjects import (
+    TRANSFER,
+    WORST,
+    compact,
+    main_threat,
+    measure,
+    standing,
+    subjects,
+    threat_text,
+)
 from squall.platform.report.attack_tables import ladder, pivot, transfer_matrices
-from squall.platform.report.attacks import compact, measure, write_attack_report
+from squall.platform.report.attacks import write_attack_report
 from squall.platform.report.evaluation import bounds, percent, points
 from squall.platform.report_card import Estimate
 
@@ -83,6 +93,7 @@ def test_one_model_is_told_by_its_worst_case_beside_what_pgd_would_say(page_of) 
         "of 6 attacks does most, 7.2 % [4.9, 9.5] keep it: its robust accuracy. PGD alone would say 65.0 % : 57.8 points of "
         "that are the attack's weakness, not the model's strength. 4 alarms for gradient masking : gradients that hide the way "
         "to adversarial examples, which other attacks then find.")
+    assert "1 of 7 checks could not be made." in says(page_of(one_model("sl-adv")))
     honest = says(page_of(one_model("sl")))
     assert "PGD alone would say 8.2 % ." in honest and "weakness" not in honest and "No check for gradient masking" in honest
     model = ONE.models[0]
@@ -176,7 +187,7 @@ def test_names_and_messages_are_escaped(page_of, tmp_path: Path) -> None:
 
 def test_missing_parts_leave_no_heading(page_of) -> None:
     model = make_model("sl", indicators=None, checks=(), results=(), budgets=())
-    bare = make_card([model], data={}, asked={}, provenance={})
+    bare = make_card([model], data={"path": None}, asked={}, provenance={})
     page = page_of(bare)
     assert headings(page) == ["How it was asked and made"] and "No attack was finished" in says(page)
     assert not re.search(r"<h[123][^>]*>\s*</h", page) and ">None<" not in page and ">nan" not in page
@@ -220,14 +231,14 @@ def test_queries_count_the_fallen_of_all_attacked() -> None:
     text = next(text for _, _, text in panel.lines if ", square:" in text)
     assert text == f"rl, square: {100 * fallen:.1f} % fooled within 1,000 passes"
     assert query_panels(subjects(ONE), None, MAIN) == [] and query_panels(subjects(TRIAL), make_rows(ONE), MAIN) == []
-    assert Scale.over([1.0, 1000.0]).x(10.0) == pytest.approx(40 + 272 / 3, abs=0.01)
+    assert Scale(1.0, 1000.0, True).x(10.0) == pytest.approx(40 + 272 / 3, abs=0.01)
 
 
 def test_the_landscape_is_drawn_with_its_contour(page_of, tmp_path: Path) -> None:
     axis, folder = np.array([-0.2, -0.1, 0.0, 0.1, 0.2]), tmp_path / "run"
     loss = np.repeat(np.linspace(0, 5, 5)[:, None], 5, 1)
     loss[0, 4] = 2.5
-    write_record(folder / "l.json", 0.1, axis, axis, loss, loss < 3, {"roughness": 0.0123, "plateau": 0.25, "wrong": 0.4})
+    save_landscape(folder, "l.json", 0.1, axis, loss, loss < 3, roughness=0.0123, plateau=0.25, wrong=0.4)
     model = ONE.models[0].model_copy(update={"landscape": "l.json"})
     (drawn,), top, problems = landscapes(folder, subjects(make_card([model])))
     pixels = np.asarray(Image.open(io.BytesIO(base64.b64decode(drawn.picture.split(",")[1]))).convert("RGB")).astype(int)
@@ -326,8 +337,8 @@ def test_wide_tables_scroll_in_their_own_box(page_of) -> None:
 
 
 def test_budgets_and_numbers_are_written_as_people_do() -> None:
-    radii = [("linf", 8 / 255), ("linf", 0.5 / 255), ("linf", 0.33), ("l2", 0.5), ("linf", 1.0)]
-    assert list(map(threat_text, radii)) == ["L∞ 8/255", "L∞ 0.5/255", "L∞ 0.33", "L2 0.5", "L∞ 1"]
+    radii = [("linf", 8 / 255), ("linf", 0.5 / 255), ("linf", 0.1), ("l2", 0.5), ("linf", 1.0)]
+    assert list(map(threat_text, radii)) == ["L∞ 8/255", "L∞ 0.5/255", "L∞ 0.1", "L2 0.5", "L∞ 1"]
     assert [measure(one) for one in (None, 0.0, 5.884e-07, -0.25, 1234.0)] == ["–", "0", "5.88·10⁻⁷", "−0.25", "1.23e+03"]
     assert [compact(one) for one in (0.5, 950, 12_345, 3.6e6, 1.2e9)] == ["0.5", "950", "12.3 k", "3.6 M", "1.2 G"]
 

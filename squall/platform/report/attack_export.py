@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.csv as csv
 import pyarrow.parquet as pq
 
-from squall.platform.attack_card import CLEAN, AttackCard, ModelResult
+from squall.platform.attack_card import CLEAN, AttackCard, ModelResult, transfer_name
 from squall.platform.report.attack_subjects import WORST, main_threat, subjects, threat_text
 from squall.platform.report.attack_tables import ladder
 from squall.platform.report.attacks import ROLE_NAMES
@@ -51,7 +51,7 @@ def _figures(card: AttackCard, model: ModelResult) -> list[dict[str, Any]]:
              for one in model.results]
     known = {row["attack"] for row in rows}
     rows += [_row(name, one.norm, one.epsilon, one.accuracy) for one in card.transfers if one.target == model.name
-             and one.source != model.name and (name := f"transfer:{one.source}:{one.attack}") not in known]
+             and one.source != model.name and (name := transfer_name(one.source, one.attack)) not in known]
     rows += [_row(WORST, one.norm, one.epsilon, one.robust_accuracy) for one in model.budgets]
     return [same | row for row in rows]
 

@@ -15,8 +15,7 @@ import numpy as np
 from PIL import Image
 
 from squall.platform.errors import DataError
-from squall.platform.report.attack_subjects import Subject
-from squall.platform.runs import to_json, write_text
+from squall.platform.report.attack_subjects import Subject, measure
 
 SIDE, EDGE = 240, 34
 """Of the square, and what is left of it for the labels, in units of the drawing."""
@@ -63,26 +62,12 @@ def landscapes(folder: Path, found: Sequence[Subject]) -> tuple[list[Landscape],
     return [_draw(name, record, top) for name, record in records], top, problems
 
 
-def write_landscape(path: Path, epsilon: float, alphas: np.ndarray, betas: np.ndarray, loss: np.ndarray, correct: np.ndarray,
-                    record: Mapping[str, Any] | None = None) -> None:
-    """Write what `read_landscape` reads.
-
-    Args:
-        epsilon: of the threat.
-        alphas: (N,), along the attack's direction; with pixels in [0, 1], as epsilon is.
-        betas: (M,), along the other direction.
-        loss: (N, M), in nats.
-        correct: bool (N, M).
-        record: figures of the landscape, of which the page tells ``roughness``, ``plateau`` and ``wrong``.
-    """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    rounded = [[float(f"{value:.6g}") for value in row] for row in loss.tolist()]
-    write_text(path, to_json({"epsilon": epsilon, "alphas": alphas, "betas": betas, "record": dict(record or {}),
-                              "loss": rounded, "correct": correct}) + "\n")
-
-
 def read_landscape(folder: Path, name: str) -> dict[str, Any]:
-    """What `write_landscape` wrote, its axes in units of epsilon.
+    """A landscape with its axes in units of epsilon.
+
+    The file is JSON: ``epsilon``; ``alphas`` (N,) along the attack's direction and ``betas`` (M,) along another, with pixels in
+    [0, 1] as epsilon is; ``loss`` (N, M) in nats, null where it is unknown; ``correct`` (N, M); and, to be told beside the
+    picture, ``roughness``, ``plateau`` and ``wrong`` of `squall.algorithms.landscape.LandscapeRecord`.
 
     Raises:
         DataError: the file lies outside the folder, is not there or does not hold what it should (reason ``bad_landscape``).
@@ -105,8 +90,7 @@ def read_landscape(folder: Path, name: str) -> dict[str, Any]:
     if loss.shape != (len(alphas), len(betas)) or correct.shape != loss.shape or min(loss.shape) < 2:
         raise DataError(f"{name}: loss {loss.shape} and correct {correct.shape} should be {(len(alphas), len(betas))}, "
                         f"at least 2 x 2", reason="bad_landscape")
-    figures = record.get("record") if isinstance(record.get("record"), Mapping) else {}
-    return {"alphas": alphas, "betas": betas, "loss": loss, "correct": correct, "figures": figures}
+    return {"alphas": alphas, "betas": betas, "loss": loss, "correct": correct, "figures": _figures(record)}
 
 
 def _draw(name: str, record: Mapping[str, Any], top: float) -> Landscape:
@@ -119,15 +103,14 @@ def _draw(name: str, record: Mapping[str, Any], top: float) -> Landscape:
         x_ticks=tuple((EDGE + xs(mark), f"{mark:g}".replace("-", "−")) for mark in _marks(record["alphas"])),
         y_ticks=tuple((SIDE - ys(mark), f"{mark:g}".replace("-", "−")) for mark in _marks(record["betas"])),
         origin=(EDGE + xs(0.0), SIDE - ys(0.0)),
-        figures=_figures(record["figures"]),
+        figures=record["figures"],
         text=f"Loss around an image of {name}: {np.nanmin(loss):.2f} to {np.nanmax(loss):.2f} nats, wrong on "
              f"{100 * wrong:.0f} % of the square")
 
 
 def _figures(record: Mapping[str, Any]) -> str:
-    texts = (("roughness", "roughness {:.3g} nats"), ("plateau", "flat {:.0%}"), ("wrong", "wrong {:.0%}"))
-    return " · ".join(text.format(value).replace("%", " %") for name, text in texts
-                      if isinstance(value := record.get(name), (int, float)))
+    shares = [f"{word} {100 * record[name]:.0f} %" for name, word in (("plateau", "flat"), ("wrong", "wrong")) if name in record]
+    return " · ".join(([f"roughness {measure(record['roughness'])} nats"] if "roughness" in record else []) + shares)
 
 
 def _places(axis: np.ndarray):

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from squall.platform.attack_card import Arm, AttackCard, ModelResult
+from squall.platform.attack_card import Arm, AttackCard, ModelResult, transfer_parts
 from squall.platform.report_card import Estimate
 
 WORST, TRANSFER, CLEAN = "worst", "transfer", "clean"
@@ -91,7 +92,7 @@ def standing(card: AttackCard, subject: Subject, threat: Threat | None) -> dict[
 
 
 def is_transfer(attack: str) -> bool:
-    return attack == TRANSFER or attack.startswith(f"{TRANSFER}:")
+    return transfer_parts(attack) is not None
 
 
 def threat_text(threat: Threat | None) -> str:
@@ -104,27 +105,54 @@ def norm_text(norm: str) -> str:
 
 
 def epsilon_text(threat: Threat) -> str:
-    """``8/255`` where a radius by pixel is a whole or half step of 8-bit pixels, otherwise the number."""
+    """``8/255`` where a radius by pixel is a whole or half step of 8-bit pixels and no round number, otherwise the number."""
     norm, epsilon = threat
-    steps = epsilon * 255
-    halves = round(2 * steps)
-    if norm == "linf" and 0 < halves and abs(2 * steps - halves) < 1e-3 and epsilon < 1:
-        return f"{halves / 2:g}/255"
-    return f"{epsilon:.4g}"
+    halves = round(2 * 255 * epsilon)
+    in_steps = norm == "linf" and halves > 0 and abs(2 * 255 * epsilon - halves) < 1e-3 and round(epsilon, 2) != epsilon
+    return f"{halves / 2:g}/255" if in_steps else f"{epsilon:.4g}"
 
 
 def attack_text(attack: str) -> str:
     """Its name as the page writes it, ``pgd made on resnet`` for ``transfer:resnet:pgd``."""
     if attack == WORST:
         return "worst case"
-    kind, _, rest = attack.partition(":")
-    source, _, name = rest.rpartition(":")
-    return f"{name} made on {source}" if kind == TRANSFER and source else attack
+    parts = transfer_parts(attack)
+    return attack if parts is None or not parts[0] else f"{parts[1]} made on {parts[0]}"
+
+
+def measure(value: float | None) -> str:
+    """A number of any size with three digits; a dash where it is not defined."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if 0 < abs(value) < 1e-3:
+        exponent = math.floor(math.log10(abs(value)))
+        return f"{value / 10.0 ** exponent:.3g}·{power_text(exponent)}".replace("-", "−")
+    return f"{value:.3g}".replace("-", "−")
+
+
+def compact(count: float) -> str:
+    """``950``, ``12.3 k``, ``3.6 M`` or ``1.2 G``."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {letter}"
+    return f"{count:.3g}"
+
+
+def power_text(exponent: int) -> str:
+    """``10⁻³``."""
+    raised = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return str(10 ** exponent) if 0 <= exponent < 4 else f"10{raised}"
 
 
 def lowest(estimates: Iterable[Estimate | None]) -> Estimate | None:
     known = [one for one in estimates if one is not None and one.value is not None]
     return min(known, key=lambda one: one.value or 0.0, default=None)
+
+
+def mean(values: Sequence[float | None]) -> float | None:
+    """Of those that are defined."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(known) / len(known) if known else None
 
 
 def kinds(card: AttackCard) -> dict[str, str]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
 from squall.platform.attack_card import Arm, ArmContrast, AttackCard, AttackResult, MaskingCheck, ModelResult
+from squall.platform.report.attack_indicators import INDICATORS
 from squall.platform.report.attack_subjects import (
     AUTOATTACK,
     PGD,
@@ -18,6 +19,7 @@ from squall.platform.report.attack_subjects import (
     attack_text,
     is_transfer,
     kinds,
+    mean,
     model_subject,
     standing,
     threats,
@@ -35,19 +37,6 @@ CHECKS = (
     ("worst_case", "PGD comes near the worst case", "if other attacks find far more, PGD alone says nothing"),
 )
 """Name, title, and why it has to be so."""
-INDICATORS = (
-    ("agn", "AGN", "mean length of the cross-entropy gradient by the pixels"),
-    ("igv", "IGV", "variance of the gradient's entries around an image"),
-    ("digv", "dIGV", "spread of the gradient's direction around an image: 0 all the same, 1 all over"),
-    ("gsua", "GSUA", "cosine between the gradients of successive PGD steps: 1 is a straight way"),
-    ("sign_consistency", "sign consistency", "share of pixels whose gradient keeps its sign from one PGD step to the next"),
-    ("spread_steps", "spread of steps", "how far the steps' mean directions lie apart, 1 − their mean cosine"),
-    ("zero_gradients", "zero gradients", "share of images whose gradient is exactly zero in float32"),
-    ("zero_gradients_float64", "zero in float64", "the same in double precision: zero by itself, not by rounding"),
-    ("float32_agreement", "float32 agreement", "cosine between the gradients of single and of double precision"),
-)
-"""Field, name and meaning of the columns."""
-ENTROPY = tuple((images, group) for images in ("clean", "attacked") for group in ("all", "correct", "wrong"))
 ATTACKS = (
     ("apgd-dlr", "APGD on the difference of logits ratio, which large logits cannot flatten"),
     ("apgd-t", "APGD towards each of the likeliest wrong classes"),
@@ -168,7 +157,7 @@ def _matrix(card: AttackCard, found: Sequence[Subject], owner: Mapping[str, str]
     rows = []
     for source in sources:
         cells = [(own.get(source), True) if source == target and source in own else
-                 (_mean(pairs.get((source, target), [])), False) for target in targets]
+                 (mean(pairs.get((source, target), [])), False) for target in targets]
         rows.append((source, tuple(cells)))
     return TransferMatrix(attack, threat, targets, tuple(rows))
 
@@ -192,49 +181,6 @@ def equal_compute(arms: Sequence[Arm]) -> bool:
 
 def alarms(models: Sequence[ModelResult]) -> int:
     return sum(check.passed is False for model in models for check in model.checks)
-
-
-Spread: TypeAlias = tuple[float, float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class IndicatorRow:
-    """A subject's indicators: (mean, lowest, highest) over its models by field; None where none has it."""
-
-    subject: Subject
-    values: Mapping[str, Spread | None]
-
-
-def indicator_rows(found: Sequence[Subject]) -> list[IndicatorRow]:
-    """Subjects of which an indicator was measured."""
-    rows = []
-    for subject in found:
-        own = [model.indicators for model in subject.models if model.indicators is not None]
-        if own:
-            rows.append(IndicatorRow(subject, {name: spread([getattr(one, name) for one in own]) for name, _, _ in INDICATORS}))
-    return rows
-
-
-def entropy_rows(found: Sequence[Subject]) -> list[tuple[Subject, list[Spread | None]]]:
-    """Bits of each group of `ENTROPY`, for the subjects of which they were measured."""
-    rows = []
-    for subject in found:
-        known = [{(row.images, row.group): row.bits for row in model.indicators.entropy}
-                 for model in subject.models if model.indicators is not None]
-        cells = [spread([own.get(group) for own in known]) for group in ENTROPY]
-        if any(cells):
-            rows.append((subject, cells))
-    return rows
-
-
-def spread(values: Sequence[float | None]) -> Spread | None:
-    """(mean, lowest, highest) of the values that are defined."""
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    return (sum(known) / len(known), min(known), max(known)) if known else None
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 @dataclass(frozen=True, slots=True)
