@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -10,15 +9,13 @@ from typing import Any
 from squall.algorithms.attacks.base import Attack, Threat
 from squall.algorithms.attacks.checks import check_threat
 from squall.algorithms.attacks.registry import parse_attack
-from squall.algorithms.masking import Role, masking_attacks, role_of
-from squall.platform.attack_card import CLEAN
+from squall.algorithms.masking_evidence import Role, masking_attacks, role_of
 from squall.platform.errors import ConfigError
 
 HEADLINE = "pgd"
 """Kind of the attack whose figure the checks put on trial."""
 SCHEDULE_PASSES = 12_000
 """Of AutoAttack on an image that stands, about."""
-_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.+-]*")
 
 
 @dataclass(frozen=True)
@@ -44,7 +41,7 @@ class Battery:
         attack, values = self.attacks[name], self.settings(name)
         if attack.kind == "autoattack":
             return SCHEDULE_PASSES
-        passes = [values.get(key) or 1 for key in ("steps", "queries", "samples", "restarts", "targets")]
+        passes = [values.get(key) or 1 for key in ("steps", "queries", "draws", "restarts", "targets")]
         total = 1.0
         for number in passes:
             total *= number
@@ -92,16 +89,9 @@ def make_battery(entries: Sequence[str | Mapping[str, Any]], budgets: Sequence[T
     return Battery(attacks, tuple(budgets), tuple(strikes), headline, transfers)
 
 
-def check_name(what: str, name: str) -> None:
-    """Raise ConfigError for a name that could not be one of a file and a column."""
-    if not _NAME.fullmatch(name) or name in (CLEAN, "transfer"):
-        raise ConfigError(f"{what} '{name}': expected letters, digits and _ . + - in a name, and not '{CLEAN}' or 'transfer'")
-
-
 def _named(entries: Sequence[str | Mapping[str, Any]]) -> dict[str, Attack]:
     attacks: dict[str, Attack] = {}
     for name, attack in map(parse_attack, entries):
-        check_name("attack", name)
         if name in attacks:
             raise ConfigError(f"attacks: '{name}' is there twice; give one another name: {{kind: {attack.kind}, name: ...}}")
         if same := next((other for other, known in attacks.items() if known == attack), None):

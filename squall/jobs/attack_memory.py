@@ -82,6 +82,14 @@ class Case:
     """Whether results depend on which images stand beside one another."""
 
     @property
+    def title(self) -> str:
+        """What an error calls it."""
+        if self.threat is None:
+            return self.attack
+        shown = " on another model's examples" if self.source else ""
+        return f"{self.attack}{shown} at {self.threat.norm} {self.threat.epsilon:.4g}"
+
+    @property
     def purpose(self) -> str:
         """Under which its calls are counted."""
         return self.attack if self.source is None else f"transfer:{self.attack}"
@@ -134,8 +142,8 @@ class AttackMemory:
             return rows, found["adversarial"]
         except (OSError, SafetensorError, KeyError) as error:
             problem = " ".join(str(error).split())[:120]
-            raise DataError(f"{path}: the examples cannot be read ({problem}), and the ledger says that they were made; put the "
-                            "file back, or start a new run under another name", reason="damaged_examples") from None
+            raise DataError(f"{path}: the examples cannot be read ({problem}), and the ledger says that they were made; put "
+                            "the file back, or start a new run under another name", reason="damaged_examples") from None
 
     def path(self, case: Case, chunk: int) -> Path:
         """File of a chunk's examples."""

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection
 from dataclasses import dataclass
-from functools import cached_property
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from squall.algorithms.masking import Trial
+from squall.algorithms.masking_evidence import Trial
 from squall.platform.attack_card import CLEAN, transfer_parts
 from squall.platform.errors import DataError
 
@@ -46,21 +45,32 @@ class Standings:
     """The rows of all models of a run."""
 
     models: dict[str, Standing]
+    chunk: int
+    """Images that were attacked, and may be lost, together."""
 
     def missing(self, model: str, trial: Trial) -> np.ndarray:
-        """bool (N,): images that should have been tried and were not, so that nobody knows what had come of it."""
+        """bool (N,): images that should have been tried and were not."""
         own, parts = self.models[model], transfer_parts(trial.attack)
         expected = own.right if parts is None else own.right & self._right_of(parts[0], own.images)
         return expected & ~own.trials[trial].tried
 
+    def known(self, model: str, trial: Trial) -> np.ndarray:
+        """bool (N,): images of chunks that nothing is missing of. What is missing was right: without it alone the others
+        would make a model look worse than it is."""
+        return self._whole(self.missing(model, trial))
+
     def fell(self, model: str, norm: str, epsilon: float) -> tuple[np.ndarray, np.ndarray]:
-        """bool (N,) each: images that any attack at a budget fooled, and those that stand as far as is known, but not surely."""
+        """bool (N,) each: images that anything at a budget fooled, and images of chunks in which that is known of all."""
         own = self.models[model]
-        fooled, unknown = np.zeros(len(own.images), bool), np.zeros(len(own.images), bool)
+        fooled, missing = np.zeros(len(own.images), bool), np.zeros(len(own.images), bool)
         for trial, one in own.at(norm, epsilon).items():
             fooled |= one.fooled
-            unknown |= self.missing(model, trial)
-        return fooled, unknown & ~fooled
+            missing |= self.missing(model, trial)
+        return fooled, self._whole(missing & ~fooled)
+
+    def _whole(self, missing: np.ndarray) -> np.ndarray:
+        chunks = np.arange(len(missing)) // self.chunk
+        return ~np.isin(chunks, chunks[missing])
 
     def _right_of(self, source: str, images: np.ndarray) -> np.ndarray:
         other = self.models.get(source)
@@ -69,36 +79,46 @@ class Standings:
         return np.isin(images, other.images[other.right])
 
 
-def read_standings(table: pa.Table) -> Standings:
+def read_standings(table: pa.Table, strikes: Collection[Trial], chunk: int) -> Standings:
     """Sort rows as in `ATTACKS` by model and attack.
 
+    Args:
+        strikes: what every model was to be attacked with, which has no rows where all of it was lost.
+        chunk: images that were attacked together.
+
     Raises:
-        DataError: an image has no clean row, is there twice, or was attacked though it is wrong as it is (reason
+        DataError: an image is there twice, or was attacked though it is not known to be right as it is (reason
             ``damaged_attacks``).
     """
     names = list(dict.fromkeys(table["model"].to_pylist()))
-    return Standings({name: _read(name, table.filter(pc.equal(table["model"], name))) for name in names})
+    return Standings({name: _read(name, table.filter(pc.equal(table["model"], name)), strikes) for name in names}, chunk)
 
 
-def _read(name: str, rows: pa.Table) -> Standing:
+def _read(name: str, rows: pa.Table, strikes: Collection[Trial]) -> Standing:
     columns = {column: rows[column].to_numpy() for column in ("image", "fooled", "queries", "gradients")}
     keys = list(zip(rows["attack"].to_pylist(), rows["norm"].to_pylist(), rows["epsilon"].to_pylist(), strict=True))
-    found = dict(_runs(keys))
+    places: dict[tuple[str, str | None, float | None], list[int]] = {}
+    for number, key in enumerate(keys):
+        places.setdefault(key, []).append(number)
+    found = {key: np.array(numbers) for key, numbers in places.items()}
     clean = found.pop((CLEAN, None, None), np.empty(0, np.int64))
     order = np.argsort(columns["image"][clean], kind="stable")
     images, right = columns["image"][clean][order], ~columns["fooled"][clean][order].astype(bool)
-    trials = {}
-    for key, own in found.items():
-        places = np.searchsorted(images, columns["image"][own])
-        known = places < len(images)
-        sound = known.all() and np.array_equal(images[places], columns["image"][own]) and right[places].all()
-        if not sound or len(np.unique(places)) < len(places):
-            raise DataError(f"rows of {name} under {key[0]}: an image is there twice, or is not one that is right as it is",
-                            reason="damaged_attacks")
-        trials[Trial(*key)] = _spread(places, own, columns, len(images))
     if len(np.unique(images)) < len(images):
         raise DataError(f"rows of {name}: an image is there twice", reason="damaged_attacks")
-    return Standing(images, right, trials)
+    trials = {Trial(*key): _placed(f"{name} under {key[0]}", own, columns, images, right) for key, own in found.items()}
+    nothing = np.empty(0, np.int64)
+    lost = {trial: _spread(nothing, nothing, columns, len(images)) for trial in strikes if trial not in trials}
+    return Standing(images, right, trials | lost)
+
+
+def _placed(what: str, own: np.ndarray, columns: dict[str, np.ndarray], images: np.ndarray, right: np.ndarray) -> Trials:
+    places = np.searchsorted(images, columns["image"][own])
+    sound = (places < len(images)).all() and np.array_equal(images[places], columns["image"][own]) and right[places].all()
+    if not sound or len(np.unique(places)) < len(places):
+        raise DataError(f"rows of {what}: an image is there twice, or is not one that is right as it is",
+                        reason="damaged_attacks")
+    return _spread(places, own, columns, len(images))
 
 
 def _spread(places: np.ndarray, own: np.ndarray, columns: dict[str, np.ndarray], count: int) -> Trials:
@@ -109,12 +129,3 @@ def _spread(places: np.ndarray, own: np.ndarray, columns: dict[str, np.ndarray],
         spread[name] = np.zeros(count, columns[name].dtype)
         spread[name][places] = columns[name][own]
     return Trials(tried, **spread)
-
-
-def _runs(keys: list[tuple[str, str | None, float | None]]) -> Iterator[tuple[tuple[str, str | None, float | None], np.ndarray]]:
-    """Row numbers of each key, in the order in which keys first come."""
-    places: dict[tuple[str, str | None, float | None], list[int]] = {}
-    for number, key in enumerate(keys):
-        places.setdefault(key, []).append(number)
-    for key, numbers in places.items():
-        yield key, np.array(numbers)

@@ -12,6 +12,7 @@ from pydantic import Field
 from rich.console import Console
 
 from squall.jobs import heldout
+from squall.jobs.attack_report import is_attack, remake_attack, say_attack_card
 from squall.jobs.console import say
 from squall.jobs.evaluate_report import check_kinds, compare, is_evaluation, page_for, remake, say_card, say_comparison
 from squall.jobs.examples import held_out_examples, training_examples
@@ -50,6 +51,10 @@ def run(config: ReportConfig) -> int:
     (directory,) = folders
     if is_evaluation(directory):
         say_card(remake(directory), console)
+        say(console, f"report: {directory.report}")
+        return 0
+    if is_attack(directory):
+        say_attack_card(remake_attack(directory), console)
         say(console, f"report: {directory.report}")
         return 0
     page = build_report(directory)

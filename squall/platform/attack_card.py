@@ -134,7 +134,7 @@ class ModelResult(Config):
     results: tuple[AttackResult, ...]
     indicators: Indicators | None = None
     landscape: str | None = None
-    """Picture of the loss around an image, a file of the run directory."""
+    """The loss around an image: a file of the run directory, as `report.attack_landscape.read_landscape` says."""
     checks: tuple[MaskingCheck, ...] = ()
     unreliable: tuple[str, ...] = ()
     """Reasons why this model's robust accuracy should not be trusted, each a sentence."""

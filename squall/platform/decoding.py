@@ -68,7 +68,10 @@ def read_image(file: Path, sample_id: str) -> np.ndarray:
     import cv2
 
     data = np.fromfile(file, np.uint8)
-    image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    try:
+        image = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+    except cv2.error:  # a header that claims more pixels than OpenCV takes
+        image = None
     if image is None:
         fail(file, sample_id, "decode_error", "not a readable image; replace the file")
     return cv2.cvtColor(image, cv2.COLOR_BGR2RGB)

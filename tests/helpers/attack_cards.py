@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from collections.abc import Sequence
 from pathlib import Path
@@ -27,6 +26,7 @@ from squall.platform.attack_card import (
 )
 from squall.platform.report.attack_examples import AttackedImage
 from squall.platform.report_card import Estimate
+from squall.platform.runs import to_json
 
 IMAGES = 500
 BUDGETS = (("linf", 8 / 255), ("linf", 2 / 255), ("linf", 4 / 255), ("linf", 16 / 255), ("l2", 0.5), ("l2", 1.0))
@@ -192,10 +192,10 @@ def _contrast(arms: Sequence[Arm], first: str, second: str, figure: str) -> ArmC
 
 
 def make_rows(card: AttackCard, seed: int = 0) -> pa.Table:
-    """``attacks.parquet`` whose fallen images are as many as the card says."""
+    """``attacks.parquet`` of the main budget, whose fallen images are as many as the card says."""
     rng, rows = np.random.default_rng(seed), []
     for model in card.models:
-        for result in model.results:
+        for result in (one for one in model.results if (one.norm, one.epsilon) == BUDGETS[0]):
             queries, gradients = PASSES[result.attack]
             fallen = result.attacked - round(result.robust_accuracy.value * IMAGES)
             for image in range(result.attacked):
@@ -214,10 +214,16 @@ def write_landscape(folder: Path, name: str, steep: float = 1.0, size: int = 41)
     axis = np.linspace(-3, 3, size)
     alpha, beta = np.meshgrid(axis, axis, indexing="ij")
     height = steep * (1.5 * alpha + 0.5 * np.sin(2 * beta) + 0.3 * beta) - 1
-    record = {"epsilon": epsilon, "alphas": (axis * epsilon).tolist(), "betas": (axis * epsilon).tolist(),
-              "loss": np.log1p(np.exp(2 * height)).tolist(), "correct": (height < 0.2).tolist()}
+    loss = np.log1p(np.exp(2 * height))
+    return save_landscape(folder, name, epsilon, axis * epsilon, loss, height < 0.2, roughness=0.0123, plateau=0.0, wrong=0.41)
+
+
+def save_landscape(folder: Path, name: str, epsilon: float, axis: np.ndarray, loss: np.ndarray, correct: np.ndarray,
+                   **figures: float) -> str:
+    """The file, with the same axis in both directions."""
     (folder / name).parent.mkdir(parents=True, exist_ok=True)
-    (folder / name).write_text(json.dumps(record), encoding="utf-8")
+    (folder / name).write_text(to_json({"epsilon": epsilon, "alphas": axis, "betas": axis, "loss": loss, "correct": correct}
+                                       | figures), encoding="utf-8")
     return name
 
 

@@ -18,8 +18,10 @@ from squall.algorithms.attacks.base import Attack, Oracle, Outcome, Threat
 from squall.algorithms.attacks.checks import check_attack
 from squall.algorithms.attacks.draws import ReplayDraws
 from squall.algorithms.attacks.entries import parse_entry
+from squall.algorithms.attacks.fab import FAB, FABT
 from squall.algorithms.attacks.noise import Noise
 from squall.algorithms.attacks.pgd import PGD
+from squall.algorithms.attacks.square import Square
 from squall.platform.errors import ConfigError
 from squall.platform.seeds import derive_seed
 
@@ -27,7 +29,7 @@ if TYPE_CHECKING:
     import torch
 
 COMPONENTS: Mapping[str, type[Attack]] = MappingProxyType(
-    {kind.kind: kind for kind in (PGD, APGDCE, APGDDLR, APGDT, Noise)})
+    {kind.kind: kind for kind in (PGD, APGDCE, APGDDLR, APGDT, FAB, FABT, Square, Noise)})
 """Attacks that a schedule may be made of, by kind."""
 
 

@@ -20,18 +20,16 @@ from squall.platform.report.attack_subjects import (
     epsilon_text,
     is_transfer,
     norm_text,
+    power_text,
     threat_text,
     threats,
 )
 from squall.platform.report.charts import (
     LEFT,
     RIGHT,
-    Values,
     line_path,
-    nice_range,
     number_text,
     y_place,
-    y_tick_texts,
 )
 from squall.platform.report.evaluation_charts import COLOURS, Panel
 from squall.platform.report_card import Estimate
@@ -40,14 +38,8 @@ DASHES = ("", " dashed", " dotted")
 PERCENT = (0.0, 25.0, 50.0, 75.0, 100.0)
 FAR = 4.0
 """A budget this many times the one below it, such as that of an unbounded attack, would leave no room for the others."""
-FEW = 8
-"""Points of a line up to which each is marked."""
 MAX_STEPS = 80
 """Of a line over queries."""
-INDICATORS = {"igv": ("IGV", "radius"), "digv": ("dIGV", "radius"), "gsua": ("GSUA", "PGD step"),
-              "agn": ("AGN", "PGD step"), "sign_consistency": ("sign consistency", "PGD step"),
-              "spread": ("spread across images", "PGD step")}
-"""Name and axis of a curve."""
 
 
 def series_colour(number: int) -> str:
@@ -61,16 +53,11 @@ def colours(names: Iterable[str]) -> dict[str, str]:
 
 @dataclass(frozen=True, slots=True)
 class Scale:
-    """A horizontal axis, by logarithm where that shows more."""
+    """A horizontal axis."""
 
     low: float
     high: float
     logarithmic: bool = False
-
-    @classmethod
-    def over(cls, values: Sequence[float]) -> Scale:
-        low, high = min(values), max(values)
-        return cls(low, high, low > 0 and high >= 10 * low)
 
     def x(self, value: float) -> float:
         low, high, value = (math.log10(one) if self.logarithmic else one for one in (self.low, self.high, value))
@@ -159,83 +146,6 @@ def _percent_y(share: float | None) -> float:
 
 def _percent_ticks() -> tuple[tuple[float, str], ...]:
     return tuple((round(y_place(mark, 0.0, 100.0), 2), f"{mark:.0f}") for mark in PERCENT)
-
-
-def indicator_panels(found: Sequence[Subject]) -> list[tuple[str, Panel]]:
-    """(what lies along x, panel) of each indicator that has curves: a line for each subject, pale ones for its seeds."""
-    colour = colours(subject.name for subject in found)
-    panels = []
-    for name, (label, axis) in INDICATORS.items():
-        curves = {subject.name: [dict(zip(curve.x, curve.y, strict=True)) for model in subject.models if model.indicators
-                                 for curve in model.indicators.curves if curve.name == name] for subject in found}
-        panel = _indicator(label, curves, colour)
-        if panel is not None:
-            panels.append((axis, panel))
-    return panels
-
-
-def _indicator(title: str, curves: Mapping[str, Sequence[Mapping[float, float | None]]],
-               colour: Mapping[str, str]) -> Panel | None:
-    xs = sorted({x for own in curves.values() for curve in own for x in curve})
-    seen = [y for own in curves.values() for curve in own for y in curve.values() if y is not None and math.isfinite(y)]
-    if len(xs) < 2 or not seen:
-        return None
-    scale, vertical = Scale.over(xs), Vertical.over(seen)
-    lines, dots = [], []
-    for subject, own in curves.items():
-        means = [_mean([curve.get(x) for curve in own]) for x in xs]
-        seeds = [[curve.get(x) for x in xs] for curve in own] if len(own) > 1 else []
-        lines += [(f"{colour[subject]} seed", vertical.path(xs, values, scale), subject) for values in seeds]
-        lines.append((colour[subject], vertical.path(xs, means, scale), subject))
-        dots += [(colour[subject].split()[0], scale.x(x), vertical.y(y), 2.6, f"{subject}: {y:.3g} at {x:g}")
-                 for x, y in zip(xs, means, strict=True) if y is not None and len(xs) <= FEW]
-    marks = xs if len(xs) <= 5 else [xs[0], xs[len(xs) // 2], xs[-1]]
-    return Panel(f"{title}{vertical.unit}", (), tuple(lines), tuple(dots), vertical.ticks,
-                 tuple((scale.x(x), f"{x:g}") for x in marks))
-
-
-@dataclass(frozen=True, slots=True)
-class Vertical:
-    """A vertical axis: by powers of ten where values span two of them or more; a power of ten is taken out of small ones."""
-
-    low: float
-    high: float
-    ticks: tuple[tuple[float, str], ...]
-    factor: float
-    unit: str
-    """What the ticks are counted in, for the title."""
-
-    @classmethod
-    def over(cls, values: Sequence[float]) -> Vertical:
-        if min(values) > 0 and max(values) >= 100 * min(values):
-            low, high = math.floor(math.log10(min(values))), math.ceil(math.log10(max(values)))
-            marks = range(low, high + 1, -(-(high - low) // 5))
-            return cls(low, high, tuple((round(y_place(mark, low, high), 2), power_text(mark)) for mark in marks), 0.0, "")
-        most = max(map(abs, values))
-        exponent = math.floor(math.log10(most)) if 0 < most < 0.01 else 0
-        low, high, ticks = nice_range([value / 10.0 ** exponent for value in values])
-        return cls(low, high, y_tick_texts(ticks), 10.0 ** exponent, f" × {power_text(exponent)}" if exponent else "")
-
-    def y(self, value: float) -> float:
-        return round(y_place(self._height(value), self.low, self.high), 1)
-
-    def path(self, xs: Sequence[float], values: Values, scale: Scale) -> str:
-        heights = [None if value is None else self._height(value) for value in values]
-        return line_path([scale.x(x) for x in xs], heights, self.low, self.high)
-
-    def _height(self, value: float) -> float:
-        return value / self.factor if self.factor else max(self.low, math.log10(value)) if value > 0 else self.low
-
-
-def _mean(values: Values) -> float | None:
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    return sum(known) / len(known) if known else None
-
-
-def power_text(exponent: int) -> str:
-    """``10⁻³``."""
-    raised = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
-    return str(10 ** exponent) if 0 <= exponent < 4 else f"10{raised}"
 
 
 def query_panels(found: Sequence[Subject], table: pa.Table | None, threat: Threat | None) -> list[Panel]:

@@ -14,7 +14,9 @@ from PIL import Image
 from squall.platform.report.attack_subjects import threat_text
 
 FACTORS = (1, 2, 4, 5, 8, 10, 16, 20, 32, 50, 64, 100)
-"""The difference is drawn this many times as large: the largest that keeps it within what grey leaves on either side."""
+"""The difference is drawn this many times as large: the largest that keeps it within what grey leaves on either
+side (`ROOM`)."""
+ROOM = 0.51
 SMALL_SIDE, LARGE_SIDE = 128, 320
 """Images up to the first stay at their own size and the browser enlarges them; larger ones are brought down to the second."""
 MAX_FRAMES = 8
@@ -49,7 +51,7 @@ def amplified(clean: np.ndarray, adversarial: np.ndarray) -> tuple[np.ndarray, i
     """Grey plus the change times a factor, as uint8, and the factor. Both images float in [0, 1]."""
     change = adversarial - clean
     most = float(np.abs(change).max())
-    factor = max((one for one in FACTORS if one * most <= 0.5), default=1) if most > 0 else 1
+    factor = max((one for one in FACTORS if one * most <= ROOM), default=1) if most > 0 else 1
     return (np.clip(0.5 + factor * change, 0.0, 1.0) * 255).round().astype(np.uint8), factor
 
 

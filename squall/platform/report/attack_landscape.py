@@ -15,7 +15,7 @@ import numpy as np
 from PIL import Image
 
 from squall.platform.errors import DataError
-from squall.platform.report.attack_subjects import Subject
+from squall.platform.report.attack_subjects import Subject, measure
 
 SIDE, EDGE = 240, 34
 """Of the square, and what is left of it for the labels, in units of the drawing."""
@@ -43,6 +43,7 @@ class Landscape:
     x_ticks: tuple[tuple[float, str], ...]
     y_ticks: tuple[tuple[float, str], ...]
     origin: tuple[float, float]
+    figures: str
     text: str
 
 
@@ -62,7 +63,11 @@ def landscapes(folder: Path, found: Sequence[Subject]) -> tuple[list[Landscape],
 
 
 def read_landscape(folder: Path, name: str) -> dict[str, Any]:
-    """Axes in units of epsilon, loss in nats (rows, columns) with NaN for gaps, correctness of the same shape.
+    """A landscape with its axes in units of epsilon.
+
+    The file is JSON: ``epsilon``; ``alphas`` (N,) along the attack's direction and ``betas`` (M,) along another, with pixels in
+    [0, 1] as epsilon is; ``loss`` (N, M) in nats, null where it is unknown; ``correct`` (N, M); and, to be told beside the
+    picture, ``roughness``, ``plateau`` and ``wrong`` of `squall.algorithms.landscape.LandscapeRecord`.
 
     Raises:
         DataError: the file lies outside the folder, is not there or does not hold what it should (reason ``bad_landscape``).
@@ -72,17 +77,20 @@ def read_landscape(folder: Path, name: str) -> dict[str, Any]:
         raise DataError(f"{name} lies outside the run folder", reason="bad_landscape")
     try:
         record = json.loads(path.read_text(encoding="utf-8"))
-        alphas, betas = (np.asarray(record[key], float) / float(record["epsilon"]) for key in ("alphas", "betas"))
+        epsilon = float(record["epsilon"])
+        alphas, betas = (np.asarray(record[key], float) / (epsilon or math.nan) for key in ("alphas", "betas"))
         loss, correct = np.asarray(record["loss"], float), np.asarray(record["correct"], bool)
     except OSError as error:
         raise DataError(f"{name} cannot be read ({error.strerror})", reason="bad_landscape") from error
-    except (ValueError, KeyError, TypeError, ZeroDivisionError) as error:
+    except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{name} is no landscape: {error}", reason="bad_landscape") from error
-    if loss.shape != (len(alphas), len(betas)) or correct.shape != loss.shape or min(loss.shape) < 2 or \
-            not np.isfinite(loss).any():
+    if not (np.isfinite(alphas).all() and np.isfinite(betas).all() and np.isfinite(loss).any()):
+        raise DataError(f"{name}: epsilon {epsilon:g}, alphas, betas and some loss should be finite, epsilon above 0",
+                        reason="bad_landscape")
+    if loss.shape != (len(alphas), len(betas)) or correct.shape != loss.shape or min(loss.shape) < 2:
         raise DataError(f"{name}: loss {loss.shape} and correct {correct.shape} should be {(len(alphas), len(betas))}, "
-                        f"at least 2 x 2, with some finite loss", reason="bad_landscape")
-    return {"alphas": alphas, "betas": betas, "loss": loss, "correct": correct}
+                        f"at least 2 x 2", reason="bad_landscape")
+    return {"alphas": alphas, "betas": betas, "loss": loss, "correct": correct, "figures": _figures(record)}
 
 
 def _draw(name: str, record: Mapping[str, Any], top: float) -> Landscape:
@@ -95,8 +103,14 @@ def _draw(name: str, record: Mapping[str, Any], top: float) -> Landscape:
         x_ticks=tuple((EDGE + xs(mark), f"{mark:g}".replace("-", "−")) for mark in _marks(record["alphas"])),
         y_ticks=tuple((SIDE - ys(mark), f"{mark:g}".replace("-", "−")) for mark in _marks(record["betas"])),
         origin=(EDGE + xs(0.0), SIDE - ys(0.0)),
+        figures=record["figures"],
         text=f"Loss around an image of {name}: {np.nanmin(loss):.2f} to {np.nanmax(loss):.2f} nats, wrong on "
              f"{100 * wrong:.0f} % of the square")
+
+
+def _figures(record: Mapping[str, Any]) -> str:
+    shares = [f"{word} {100 * record[name]:.0f} %" for name, word in (("plateau", "flat"), ("wrong", "wrong")) if name in record]
+    return " · ".join(([f"roughness {measure(record['roughness'])} nats"] if "roughness" in record else []) + shares)
 
 
 def _places(axis: np.ndarray):

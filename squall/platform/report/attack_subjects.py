@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from squall.platform.attack_card import Arm, AttackCard, ModelResult
+from squall.platform.attack_card import Arm, AttackCard, ModelResult, transfer_parts
 from squall.platform.report_card import Estimate
 
 WORST, TRANSFER, CLEAN = "worst", "transfer", "clean"
@@ -45,7 +46,7 @@ def subjects(card: AttackCard) -> list[Subject]:
     """The arms of a trial, then the models that belong to none; without a trial the models."""
     names = {arm.name for arm in card.arms}
     return [_arm(arm, [model for model in card.models if model.arm == arm.name]) for arm in card.arms] + \
-           [_model(card, model) for model in card.models if model.arm not in names]
+           [model_subject(card, model) for model in card.models if model.arm not in names]
 
 
 def attack_names(found: Sequence[Subject]) -> list[str]:
@@ -72,24 +73,26 @@ def role(card: AttackCard, attack: str) -> str | None:
     """Which of `ROLES` an attack has, by its kind where the card says how it was set, otherwise by its name."""
     if is_transfer(attack):
         return TRANSFER
-    kind = _kinds(card).get(attack, attack)
+    kind = kinds(card).get(attack, attack)
     return next((name for name in (PGD, AUTOATTACK) if kind.startswith(name)), None)
 
 
 def standing(card: AttackCard, subject: Subject, threat: Threat | None) -> dict[str, tuple[str, Estimate]]:
-    """(attack, accuracy) by role: the attack of that role that left the fewest, but `pgd` itself where it was asked for."""
+    """(attack, accuracy) by role: the attack of that role that left the fewest, but of PGD the one on trial."""
+    headline = card.asked.get("headline", PGD)
     found: dict[str, tuple[str, Estimate]] = {}
     for attack in subject.attacks():
         estimate, part = subject.under(attack, threat), role(card, attack)
         if estimate is None or estimate.value is None or part is None:
             continue
-        if part not in found or attack == PGD or (found[part][0] != PGD and estimate.value < (found[part][1].value or 0.0)):
+        if part not in found or attack == headline or (
+                found[part][0] != headline and estimate.value < (found[part][1].value or 0.0)):
             found[part] = (attack, estimate)
     return found
 
 
 def is_transfer(attack: str) -> bool:
-    return attack == TRANSFER or attack.startswith(f"{TRANSFER}:")
+    return transfer_parts(attack) is not None
 
 
 def threat_text(threat: Threat | None) -> str:
@@ -102,22 +105,43 @@ def norm_text(norm: str) -> str:
 
 
 def epsilon_text(threat: Threat) -> str:
-    """``8/255`` where a radius by pixel is a whole or half step of 8-bit pixels, otherwise the number."""
+    """``8/255`` where a radius by pixel is a whole or half step of 8-bit pixels and no round number, otherwise the number."""
     norm, epsilon = threat
-    steps = epsilon * 255
-    halves = round(2 * steps)
-    if norm == "linf" and 0 < halves and abs(2 * steps - halves) < 1e-3 and epsilon < 1:
-        return f"{halves / 2:g}/255"
-    return f"{epsilon:.4g}"
+    halves = round(2 * 255 * epsilon)
+    in_steps = norm == "linf" and halves > 0 and abs(2 * 255 * epsilon - halves) < 1e-3 and round(epsilon, 2) != epsilon
+    return f"{halves / 2:g}/255" if in_steps else f"{epsilon:.4g}"
 
 
 def attack_text(attack: str) -> str:
     """Its name as the page writes it, ``pgd made on resnet`` for ``transfer:resnet:pgd``."""
     if attack == WORST:
         return "worst case"
-    kind, _, rest = attack.partition(":")
-    source, _, name = rest.rpartition(":")
-    return f"{name} made on {source}" if kind == TRANSFER and source else attack
+    parts = transfer_parts(attack)
+    return attack if parts is None or not parts[0] else f"{parts[1]} made on {parts[0]}"
+
+
+def measure(value: float | None) -> str:
+    """A number of any size with three digits; a dash where it is not defined."""
+    if value is None or not math.isfinite(value):
+        return "–"
+    if 0 < abs(value) < 1e-3:
+        exponent = math.floor(math.log10(abs(value)))
+        return f"{value / 10.0 ** exponent:.3g}·{power_text(exponent)}".replace("-", "−")
+    return f"{value:.3g}".replace("-", "−")
+
+
+def compact(count: float) -> str:
+    """``950``, ``12.3 k``, ``3.6 M`` or ``1.2 G``."""
+    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
+        if count >= size:
+            return f"{count / size:.3g} {letter}"
+    return f"{count:.3g}"
+
+
+def power_text(exponent: int) -> str:
+    """``10⁻³``."""
+    raised = str(exponent).translate(str.maketrans("-0123456789", "⁻⁰¹²³⁴⁵⁶⁷⁸⁹"))
+    return str(10 ** exponent) if 0 <= exponent < 4 else f"10{raised}"
 
 
 def lowest(estimates: Iterable[Estimate | None]) -> Estimate | None:
@@ -125,14 +149,22 @@ def lowest(estimates: Iterable[Estimate | None]) -> Estimate | None:
     return min(known, key=lambda one: one.value or 0.0, default=None)
 
 
-def _kinds(card: AttackCard) -> dict[str, str]:
+def mean(values: Sequence[float | None]) -> float | None:
+    """Of those that are defined."""
+    known = [value for value in values if value is not None and math.isfinite(value)]
+    return sum(known) / len(known) if known else None
+
+
+def kinds(card: AttackCard) -> dict[str, str]:
+    """Kind of each attack, as it was asked for."""
     asked = card.asked.get("attacks")
     entries = [{"name": name} | dict(value) for name, value in asked.items() if isinstance(value, Mapping)] \
         if isinstance(asked, Mapping) else [one for one in asked or () if isinstance(one, Mapping)]
     return {str(one.get("name", one["kind"])): str(one["kind"]) for one in entries if "kind" in one}
 
 
-def _model(card: AttackCard, model: ModelResult) -> Subject:
+def model_subject(card: AttackCard, model: ModelResult) -> Subject:
+    """A model by itself, whether it belongs to an arm or not."""
     rows = [(result.attack, (result.norm, result.epsilon), result.robust_accuracy) for result in model.results]
     rows += [(TRANSFER, (one.norm, one.epsilon), one.accuracy) for one in card.transfers
              if one.target == model.name != one.source]

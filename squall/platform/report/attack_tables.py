@@ -5,9 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, TypeAlias
+from typing import Any
 
-from squall.platform.attack_card import ArmContrast, AttackCard, AttackResult, MaskingCheck, ModelResult
+from squall.platform.attack_card import Arm, ArmContrast, AttackCard, AttackResult, MaskingCheck, ModelResult
+from squall.platform.report.attack_indicators import INDICATORS
 from squall.platform.report.attack_subjects import (
     AUTOATTACK,
     PGD,
@@ -17,7 +18,11 @@ from squall.platform.report.attack_subjects import (
     Threat,
     attack_text,
     is_transfer,
+    kinds,
+    mean,
+    model_subject,
     standing,
+    threats,
 )
 from squall.platform.report.page import Effect, EffectTable, effect_table
 from squall.platform.report_card import Estimate
@@ -32,19 +37,6 @@ CHECKS = (
     ("worst_case", "PGD comes near the worst case", "if other attacks find far more, PGD alone says nothing"),
 )
 """Name, title, and why it has to be so."""
-INDICATORS = (
-    ("agn", "AGN", "mean length of the cross-entropy gradient by the pixels"),
-    ("igv", "IGV", "variance of the gradient's entries around an image"),
-    ("digv", "dIGV", "spread of the gradient's direction around an image: 0 all the same, 1 all over"),
-    ("gsua", "GSUA", "cosine between the gradients of successive PGD steps: 1 is a straight way"),
-    ("sign_consistency", "sign consistency", "share of pixels whose gradient keeps its sign from one PGD step to the next"),
-    ("spread_steps", "spread of steps", "how far the steps' mean directions lie apart, 1 − their mean cosine"),
-    ("zero_gradients", "zero gradients", "share of images whose gradient is exactly zero in float32"),
-    ("zero_gradients_float64", "zero in float64", "the same in double precision: zero by itself, not by rounding"),
-    ("float32_agreement", "float32 agreement", "cosine between the gradients of single and of double precision"),
-)
-"""Field, name and meaning of the columns."""
-ENTROPY = tuple((images, group) for images in ("clean", "attacked") for group in ("all", "correct", "wrong"))
 ATTACKS = (
     ("apgd-dlr", "APGD on the difference of logits ratio, which large logits cannot flatten"),
     ("apgd-t", "APGD towards each of the likeliest wrong classes"),
@@ -53,11 +45,15 @@ ATTACKS = (
     ("fab", "looks for the nearest image of another class (Croce and Hein 2020)"),
     ("fgsm", "one step along the sign of the gradient (Goodfellow et al. 2015)"),
     ("noise", "random changes of the full length: a control, no attack"),
+    ("pgd-1", "one step of PGD"),
+    ("pgd-unlimited", "PGD that may turn an image into any other"),
     ("pgd", "steps along the gradient, each brought back into the budget (Madry et al. 2018)"),
     ("square", "random squares, without gradients (Andriushchenko et al. 2020)"),
     ("transfer", "examples made on other models, the set that does most harm"),
 )
 """What an attack does, by how its name or kind begins."""
+
+SAME_COMPUTE = 0.02
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,25 +101,26 @@ class Pivot:
     """(attack, accuracy at each budget, the result at the main budget)."""
 
 
-def pivot(model: ModelResult, main: Threat | None) -> Pivot:
-    """Attacks in the card's order, then the worst case."""
-    results = {(one.attack, (one.norm, one.epsilon)): one for one in model.results}
-    worst = {(one.norm, one.epsilon): one.robust_accuracy for one in model.budgets}
-    norms = list(dict.fromkeys(norm for _, (norm, _) in results))
-    columns = sorted({*worst, *(threat for _, threat in results)},
-                     key=lambda threat: ((*norms, threat[0]).index(threat[0]), threat[1]))
-    rows = [(attack, tuple(one.robust_accuracy if (one := results.get((attack, threat))) else None for threat in columns),
-             results.get((attack, main)) if main else None) for attack in dict.fromkeys(attack for attack, _ in results)]
-    if worst:
-        rows.append((WORST, tuple(worst.get(threat) for threat in columns), None))
-    return Pivot(model, tuple(columns), tuple(rows))
+def pivot(card: AttackCard, model: ModelResult, main: Threat | None) -> Pivot:
+    """Attacks in the card's order, then transfer as a whole and the worst case."""
+    subject = model_subject(card, model)
+    results = {one.attack: one for one in model.results if (one.norm, one.epsilon) == main}
+    columns = threats([subject])
+    names = [*subject.attacks(), *([WORST] if model.budgets else [])]
+    return Pivot(model, tuple(columns), tuple(
+        (name, tuple(subject.under(name, threat) for threat in columns), results.get(name)) for name in names))
 
 
 def meanings(card: AttackCard, found: Sequence[Subject]) -> list[tuple[str, str]]:
     """(attack, what it does) of those whose name says which they are."""
-    names = dict.fromkeys(attack for subject in found for attack in subject.attacks())
-    texts = [(name, next((text for start, text in ATTACKS if name.replace("_", "-").startswith(start)), "")) for name in names]
+    names, kind_of = dict.fromkeys(attack for subject in found for attack in subject.attacks()), kinds(card)
+    texts = [(name, _meaning(name) or _meaning(kind_of.get(name, name))) for name in names]
     return [(name, text) for name, text in texts if text]
+
+
+def _meaning(name: str) -> str:
+    name = name.replace("_", "-")
+    return next((text for start, text in ATTACKS if name == start or name.startswith(f"{start}-")), "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,7 +157,7 @@ def _matrix(card: AttackCard, found: Sequence[Subject], owner: Mapping[str, str]
     rows = []
     for source in sources:
         cells = [(own.get(source), True) if source == target and source in own else
-                 (_mean(pairs.get((source, target), [])), False) for target in targets]
+                 (mean(pairs.get((source, target), [])), False) for target in targets]
         rows.append((source, tuple(cells)))
     return TransferMatrix(attack, threat, targets, tuple(rows))
 
@@ -171,51 +168,19 @@ def checks_of(model: ModelResult) -> list[tuple[str, str, MaskingCheck | None]]:
     return [(title, why, known.get(name)) for name, title, why in CHECKS]
 
 
+def raised(model: ModelResult) -> list[tuple[str, str, MaskingCheck | None]]:
+    """Of `checks_of`, the alarms."""
+    return [row for row in checks_of(model) if row[2] is not None and row[2].passed is False]
+
+
+def equal_compute(arms: Sequence[Arm]) -> bool:
+    """Whether no arm's runs took more passes than another's, by more than `SAME_COMPUTE`."""
+    passes = [arm.passes for arm in arms]
+    return not passes or max(passes) <= (1 + SAME_COMPUTE) * min(passes)
+
+
 def alarms(models: Sequence[ModelResult]) -> int:
     return sum(check.passed is False for model in models for check in model.checks)
-
-
-Spread: TypeAlias = tuple[float, float, float]
-
-
-@dataclass(frozen=True, slots=True)
-class IndicatorRow:
-    """A subject's indicators: (mean, lowest, highest) over its models by field; None where none has it."""
-
-    subject: Subject
-    values: Mapping[str, Spread | None]
-
-
-def indicator_rows(found: Sequence[Subject]) -> list[IndicatorRow]:
-    """Subjects of which an indicator was measured."""
-    rows = []
-    for subject in found:
-        own = [model.indicators for model in subject.models if model.indicators is not None]
-        if own:
-            rows.append(IndicatorRow(subject, {name: spread([getattr(one, name) for one in own]) for name, _, _ in INDICATORS}))
-    return rows
-
-
-def entropy_rows(found: Sequence[Subject]) -> list[tuple[Subject, list[Spread | None]]]:
-    """Bits of each group of `ENTROPY`, for the subjects of which they were measured."""
-    rows = []
-    for subject in found:
-        known = [{(row.images, row.group): row.bits for row in model.indicators.entropy}
-                 for model in subject.models if model.indicators is not None]
-        cells = [spread([own.get(group) for own in known]) for group in ENTROPY]
-        if any(cells):
-            rows.append((subject, cells))
-    return rows
-
-
-def spread(values: Sequence[float | None]) -> Spread | None:
-    """(mean, lowest, highest) of the values that are defined."""
-    known = [value for value in values if value is not None and math.isfinite(value)]
-    return (sum(known) / len(known), min(known), max(known)) if known else None
-
-
-def _mean(values: Sequence[float]) -> float | None:
-    return sum(values) / len(values) if values else None
 
 
 @dataclass(frozen=True, slots=True)

@@ -14,8 +14,9 @@ import pyarrow as pa
 
 from squall.platform.attack_card import AttackCard
 from squall.platform.report import attack_tables as tables
-from squall.platform.report.attack_charts import colours, indicator_panels, near, query_panels, robustness_panels
+from squall.platform.report.attack_charts import colours, near, query_panels, robustness_panels
 from squall.platform.report.attack_examples import AttackedImage, example_cards
+from squall.platform.report.attack_indicators import INDICATORS, IndicatorRow, entropy_rows, indicator_panels, indicator_rows
 from squall.platform.report.attack_landscape import EDGE, SIDE, landscapes
 from squall.platform.report.attack_subjects import (
     AUTOATTACK,
@@ -26,7 +27,9 @@ from squall.platform.report.attack_subjects import (
     Subject,
     attack_names,
     attack_text,
+    compact,
     main_threat,
+    measure,
     subjects,
     threat_text,
     threats,
@@ -76,17 +79,19 @@ def _figures(card: AttackCard) -> dict[str, Any]:
     rungs = tables.ladder(card, found, main)
     best, weakest, overstated = tables.worst_of(rungs)
     contrasts, axis = tables.contrast_rows(card, found, main)
-    indicators = tables.indicator_rows(found)
+    indicators = indicator_rows(found)
     return {
         "card": card, "found": found, "main": main, "trial": bool(card.arms), "single": len(found) == 1 and not card.arms,
         "rungs": rungs, "roles": [role for role in ROLES if any(rung.mark(role) for rung in rungs)],
         "best": best, "weakest": weakest, "overstated": overstated, "tolerated": OVERSTATED,
         "attacks": attack_names(found), "role_names": ROLE_NAMES, "best_by_pgd": _best_by_pgd(rungs),
         "alarms": tables.alarms(card.models), "alarmed": [model for model in card.models if tables.alarms([model])],
+        "unmeasured": sum(check.passed is None for model in card.models for check in model.checks),
         "checked": [model for model in card.models if model.checks], "checks_of": tables.checks_of,
-        "check_titles": tables.CHECKS, "pivots": [tables.pivot(model, main) for model in card.models],
+        "raised": tables.raised, "equal_compute": tables.equal_compute(card.arms),
+        "check_titles": tables.CHECKS, "pivots": [tables.pivot(card, model, main) for model in card.models],
         "meanings": tables.meanings(card, found), "matrices": tables.transfer_matrices(card, found, main),
-        "indicators": indicators, "indicator_names": _measured(indicators), "entropies": tables.entropy_rows(found),
+        "indicators": indicators, "indicator_names": _measured(indicators), "entropies": entropy_rows(found),
         "most_bits": _most_bits(card), "contrasts": contrasts, "contrast_axis": axis,
         "subject_colours": colours(subject.name for subject in found), "attack_colours": colours(attack_names(found)),
         "WORST": WORST, "TRANSFER": TRANSFER}
@@ -113,9 +118,9 @@ def _best_by_pgd(rungs: Sequence[tables.Rung]) -> tables.Rung | None:
                key=lambda rung: rung.mark(PGD).value, default=None)
 
 
-def _measured(rows: Sequence[tables.IndicatorRow]) -> list[tuple[str, str, str]]:
+def _measured(rows: Sequence[IndicatorRow]) -> list[tuple[str, str, str]]:
     """Columns of which something is known."""
-    return [column for column in tables.INDICATORS if any(row.values[column[0]] is not None for row in rows)]
+    return [column for column in INDICATORS if any(row.values[column[0]] is not None for row in rows)]
 
 
 def _most_bits(card: AttackCard) -> float | None:
@@ -127,7 +132,7 @@ def _most_bits(card: AttackCard) -> float | None:
 
 def _facts(card: AttackCard) -> list[tuple[str, tuple[str, ...], bool]]:
     """Data and how it was asked, without the attacks, which have a list of their own."""
-    asked = {key: value for key, value in card.asked.items() if key != "attacks"}
+    asked = {key: value for key, value in card.asked.items() if key not in ("attacks", "strikes")}
     budgets = asked.get("budgets")
     if isinstance(budgets, Sequence) and all(isinstance(one, dict) and {"norm", "epsilon"} <= set(one) for one in budgets):
         asked["budgets"] = [threat_text((one["norm"], one["epsilon"])) for one in budgets]
@@ -138,18 +143,3 @@ def warnings(card: AttackCard) -> list[tuple[str, tuple[str, ...]]]:
     """(what, reasons why its figures should not be trusted): the card first, then its models."""
     found = [("All figures", card.unreliable), *((model.name, model.unreliable) for model in card.models)]
     return [(name, reasons) for name, reasons in found if reasons]
-
-
-def measure(value: float | None) -> str:
-    """A number of any size with three digits; a dash where it is not defined."""
-    if value is None or not math.isfinite(value):
-        return "–"
-    return f"{value:.3g}".replace("-", "−")
-
-
-def compact(count: float) -> str:
-    """``950``, ``12.3 k``, ``3.6 M`` or ``1.2 G``."""
-    for size, letter in ((1e9, "G"), (1e6, "M"), (1e3, "k")):
-        if count >= size:
-            return f"{count / size:.3g} {letter}"
-    return f"{count:.3g}"

@@ -57,13 +57,13 @@ def to_markdown(cards: Sequence[ReportCard]) -> str:
     names = labels(cards)
     reported = any(value is not None for figure in figures(cards) for value in figure.reported)
     head = ["", *names, *((f"{name}, reported" for name in names) if reported else ())]
-    rows = [[figure.name, *map(_cell, figure.measured),
+    rows = [[figure.name, *map(cell, figure.measured),
              *(("" if value is None else percent(value) for value in figure.reported) if reported else ())]
             for figure in figures(cards)]
     kinds = dict.fromkeys(group.name for card in cards for group in card.by_kind)
     accuracy = [{group.name: group.corrupted for group in card.by_kind} for card in cards]
-    by_kind = [[plain(kind), *(_cell(own.get(kind)) for own in accuracy)] for kind in kinds]
-    parts = [_table(head, rows)] + ([_table(["Accuracy under", *names], by_kind)] if by_kind else [])
+    by_kind = [[plain(kind), *(cell(own.get(kind)) for own in accuracy)] for kind in kinds]
+    parts = [markdown_table(head, rows)] + ([markdown_table(["Accuracy under", *names], by_kind)] if by_kind else [])
     return "\n\n".join([*parts, *_remarks(cards, names)]) + "\n"
 
 
@@ -73,21 +73,23 @@ def _remarks(cards: Sequence[ReportCard], names: Sequence[str]) -> list[str]:
         facts = [f"{card.data['questions']} questions" if "questions" in card.data else "",
                  f"data {card.data['hash']}" if "hash" in card.data else "",
                  f"Squall {card.provenance['squall']}" if "squall" in card.provenance else ""]
-        remarks.append(f"{_escape(name)}: {', '.join(filter(None, [*facts, '95 % bootstrap intervals over videos']))}.")
+        remarks.append(f"{escape(name)}: {', '.join(filter(None, [*facts, '95 % bootstrap intervals over videos']))}.")
         if card.unreliable:
-            remarks.append(f"**Do not rely on the figures of {_escape(name)}:** {_escape(' '.join(card.unreliable))}")
+            remarks.append(f"**Do not rely on the figures of {escape(name)}:** {escape(' '.join(card.unreliable))}")
     return remarks
 
 
-def _cell(value: Estimate | None) -> str:
+def cell(value: Estimate | None) -> str:
+    """In percent, with its interval."""
     return f"{percent(value)} {bounds(value)}".strip()
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """The first column to the left, the others to the right."""
     lines = [head, ["---", *["---:"] * (len(head) - 1)], *rows]
-    return "\n".join(f"| {' | '.join(map(_escape, line))} |" for line in lines)
+    return "\n".join(f"| {' | '.join(map(escape, line))} |" for line in lines)
 
 
-def _escape(text: str) -> str:
+def escape(text: str) -> str:
     """Text that ends no cell and starts no markup."""
     return " ".join(text.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;").split())

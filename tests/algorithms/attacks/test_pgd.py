@@ -23,7 +23,8 @@ def linear_images(count: int = 60, low: float = 0.0, high: float = 1.0) -> torch
     return low + (high - low) * torch.rand(count, 1, 1, 12, generator=torch.Generator().manual_seed(3))
 
 
-@pytest.mark.parametrize("attack", [PGD(steps=40, step_size=0.25, loss=loss) for loss in ("ce", "cw")] + [APGDCE(steps=40)], ids=str)
+@pytest.mark.parametrize("attack", [PGD(steps=40, step_size=0.25, loss=loss) for loss in ("ce", "cw")]
+                         + [APGDCE(steps=40)], ids=str)
 @pytest.mark.parametrize("norm", ["linf", "l2"])
 def test_two_linear_classes_fall_exactly_where_the_worst_case_says(attack: Attack, norm: str) -> None:
     model = linear_model(2)

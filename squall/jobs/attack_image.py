@@ -1,0 +1,108 @@
+"""`squall attack image CONFIG`: attack image classifiers from all sides, and write what is left of their accuracy.
+
+Everything that a model is asked is in a ledger, so that an interrupted run goes on with the next chunk; card and page are made
+from the rows alone.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any
+
+from rich.console import Console
+
+from squall.jobs.attack_image_plan import AttackImageConfig, AttackPlan, prepare
+from squall.jobs.attack_models import LEDGER_FILE, AttackRun, attack_models
+from squall.jobs.attack_report import say_attack_card, write_attack_card, write_attacks
+from squall.jobs.console import counted, say
+from squall.jobs.evaluate import lasting
+from squall.jobs.resume import resume_command
+from squall.platform.attack_card import CARD_FILE
+from squall.platform.config import dump_yaml
+from squall.platform.errors import FULL_DISK, ConfigError, SquallError
+from squall.platform.runs import RunDirectory, read_json
+
+__all__ = ["AttackImageConfig", "run"]
+
+JOB = "attack image"
+SHOWN_LOSSES = 5
+"""On the terminal; the card has all."""
+
+
+def run(config: AttackImageConfig) -> int:
+    """Attack what has not been attacked yet, and write rows, card and page. Returns 1 where nothing is known, else 0."""
+    console, started = Console(), time.monotonic()
+    plan = prepare(config)
+    folder = RunDirectory.create(config.output, JOB.replace(" ", "-"), config.name, resume=config.resume)
+    lock = folder.lock()
+    try:
+        begin(folder, plan)
+        for line in (*plan.lines(), str(folder.path)):
+            say(console, line)
+        try:
+            found = attack_models(plan.models, plan.targets, plan.battery, config.workers, folder, console,
+                                  diagnosis=config.diagnosis, ray_address=config.ray_address)
+            return finish(plan, folder, found, time.monotonic() - started, console)
+        except KeyboardInterrupt:
+            folder.event("interrupted")
+            say(console, f"stopped; what was asked is in {LEDGER_FILE}; go on with: {resume_command(JOB, folder)}")
+            raise
+        except OSError as error:
+            if error.errno not in FULL_DISK:
+                raise
+            raise SquallError(f"no room on the disk for {error.filename or folder.path} ({error.strerror}); what was found out "
+                              f"before is good. Make room, then go on with: {resume_command(JOB, folder)}") from error
+    finally:
+        lock.close()
+
+
+def begin(folder: RunDirectory, plan: AttackPlan) -> None:
+    """Write what the run is, or check that it is the one that was begun.
+
+    Raises:
+        ConfigError: what is there came about in another way.
+    """
+    now: dict[str, Any] = {"models": {model.name: model.hash for model in plan.models}, "data": plan.data, "asked": plan.asked}
+    stored = read_json(folder.path / "settings.json") if plan.config.resume else {}
+    for section, values in stored.items():
+        if difference := _difference(values, now[section]):
+            raise ConfigError(f"{folder.path}: was begun with {_WORDS[section]} ({section}.{difference} differs); figures of "
+                              "both would not belong together. Resume it as it was, or give another name")
+    folder.write_json("settings.json", now)
+    folder.write_config(f"job: {JOB}\n" + dump_yaml(plan.resolved(folder.name, folder.path.parent)))
+    folder.write_plan("\n".join(plan.lines()) + "\n")
+    folder.write_provenance(plan.config.seed)
+    folder.event("resumed" if stored else "started", job=JOB)
+
+
+_WORDS = {"models": "other models", "data": "other images", "asked": "other settings"}
+
+
+def _difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
+    """The first key whose values differ."""
+    return next((key for key in (*stored, *now) if stored.get(key) != now.get(key)), None)
+
+
+def finish(plan: AttackPlan, folder: RunDirectory, found: AttackRun, wall_s: float, console: Console) -> int:
+    """Write the rows, the card and the page, and say what came of it. Returns the exit status."""
+    for sentence in found.lost[:SHOWN_LOSSES]:
+        say(console, f"lost: {sentence}")
+    if found.lost:
+        say(console, f"{counted(len(found.lost), 'piece')} of work lost, each named in {folder.path / CARD_FILE}; --resume "
+                     "tries again")
+    if not found.table.num_rows:
+        folder.event("stopped", error="no model answered")
+        say(console, "no model answered, so there is no card")
+        return 1
+    write_attacks(folder, found.table)
+    card = write_attack_card(folder, {
+        "name": folder.name, "data": plan.data, "asked": plan.asked, "provenance": lasting(read_json(folder.provenance)),
+        "lost": found.lost, "models": found.models})
+    total = found.total
+    folder.event("finished", rows=found.table.num_rows, lost=len(found.lost), queries=total.queries, gradients=total.gradients)
+    say(console, f"{total.queries:,} queries and {total.gradients:,} gradients, all in {folder.path / LEDGER_FILE}; took "
+                 f"{wall_s:.1f} s")
+    say_attack_card(card, console)
+    say(console, f"report: {folder.report}")
+    return 0

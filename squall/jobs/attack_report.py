@@ -1,0 +1,95 @@
+"""Card and page of an attack run, from its rows: when they are all in, and again without a model."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+from rich.console import Console
+
+from squall.jobs.attack_card import build_attack_card, facts_of
+from squall.jobs.console import say
+from squall.platform.attack_card import ATTACKS, ATTACKS_FILE, CARD_FILE, AttackCard
+from squall.platform.config import validate
+from squall.platform.errors import DataError
+from squall.platform.report.attacks import write_attack_report
+from squall.platform.report.evaluation import bounds, percent
+from squall.platform.report_card import Estimate
+from squall.platform.runs import RunDirectory, from_here, read_json
+from squall.platform.video import replacing
+
+
+def write_attacks(folder: RunDirectory, table: pa.Table) -> None:
+    """Write ``attacks.parquet`` in one piece."""
+    with replacing(folder.path / ATTACKS_FILE) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+
+
+def write_attack_card(folder: RunDirectory, facts: Mapping[str, Any]) -> AttackCard:
+    """Compute the card from the rows, and write it with its page. `facts` as in `build_attack_card`."""
+    table = read_attacks(folder.path)
+    card = build_attack_card(table, facts)
+    folder.write_json(CARD_FILE, card.model_dump(mode="json"))
+    write_attack_report(folder.path, card, table, command=shlex.join(["squall", "report", str(from_here(folder.path))]))
+    return card
+
+
+def remake_attack(folder: RunDirectory) -> AttackCard:
+    """Compute card and page again from the rows, without a model.
+
+    Raises:
+        DataError: not all is attacked yet.
+    """
+    return write_attack_card(folder, facts_of(read_attack_card(folder.path)))
+
+
+def read_attack_card(folder: Path) -> AttackCard:
+    """The card in a run directory. Raises DataError where there is none or it is not one."""
+    path = folder / CARD_FILE
+    if not path.is_file():
+        raise DataError(f"{folder}: no {CARD_FILE}; an attack writes it when all is attacked: squall attack image "
+                        f"{folder / 'config.yaml'} --resume", reason="no_card")
+    return validate(AttackCard, read_json(path), where=str(path))
+
+
+def read_attacks(folder: Path) -> pa.Table:
+    """The rows in a run directory. Raises DataError where there are none, or not as this version writes them."""
+    path = folder / ATTACKS_FILE
+    advice = f"`squall attack image {folder / 'config.yaml'} --resume` writes it again from the ledger"
+    try:
+        table = pq.read_table(path, memory_map=True)
+    except (pa.ArrowException, OSError) as error:
+        problem = " ".join(str(error).split())[:120]
+        raise DataError(f"{path}: cannot be read ({problem}); {advice}", reason="damaged_attacks") from None
+    if missing := [name for name in ATTACKS.names if name not in table.column_names]:
+        raise DataError(f"{path}: has no column {missing[0]}, so another version of Squall wrote it; {advice}",
+                        reason="old_attacks")
+    return table
+
+
+def is_attack(folder: RunDirectory) -> bool:
+    """Whether a run directory is an attack's."""
+    card = folder.path / CARD_FILE
+    return (folder.path / ATTACKS_FILE).is_file() or (card.is_file() and read_json(card).get("kind") == "attack")
+
+
+def say_attack_card(card: AttackCard, console: Console) -> None:
+    """The main figures on the terminal."""
+    for model in card.models:
+        say(console, f"{model.name}: clean {_shown(model.clean)}")
+        for budget in model.budgets:
+            say(console, f"  {budget.norm} {budget.epsilon:.4g}: {_shown(budget.robust_accuracy)} stand against everything, "
+                         f"worst {budget.worst_attack or 'unknown'}")
+        for reason in model.unreliable:
+            say(console, f"  unreliable: {reason}")
+    for reason in card.unreliable:
+        say(console, f"unreliable: {reason}")
+
+
+def _shown(estimate: Estimate) -> str:
+    """``63.5 % [60.1, 67.0]``."""
+    return "unknown" if estimate.value is None else f"{percent(estimate)} % {bounds(estimate)}"
