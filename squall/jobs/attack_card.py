@@ -48,8 +48,7 @@ def build_attack_card(table: pa.Table, facts: Mapping[str, Any]) -> AttackCard:
     Raises:
         DataError: rows are there twice, or do not belong together.
     """
-    strikes = [Trial(*strike) for strike in facts["asked"]["strikes"]]
-    standings = read_standings(table, strikes, facts["asked"]["chunk"])
+    standings = standings_of(table, facts["asked"])
     models, transfers = [], []
     for known in facts["models"]:
         if known["name"] not in standings.models:
@@ -61,6 +60,11 @@ def build_attack_card(table: pa.Table, facts: Mapping[str, Any]) -> AttackCard:
         transfers += sheet.transfers()
     card = AttackCard(**{**facts, "models": tuple(models), "transfers": tuple(transfers)})
     return card.model_copy(update={"unreliable": card_doubts(card)})
+
+
+def standings_of(table: pa.Table, asked: Mapping[str, Any]) -> Standings:
+    """Which images fell to what in a run that asked this. Raises DataError where rows are there twice."""
+    return read_standings(table, [Trial(*strike) for strike in asked["strikes"]], asked["chunk"])
 
 
 def facts_of(card: AttackCard) -> dict[str, Any]:

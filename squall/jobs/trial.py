@@ -16,12 +16,11 @@ from rich.console import Console
 
 from squall.actors.arm_training import Trained, train_all
 from squall.actors.cluster import Demand, ResourcePlan, start_ray, stop_ray
-from squall.jobs.attack_card import build_attack_card
+from squall.jobs.attack_card import build_attack_card, standings_of
 from squall.jobs.attack_image_plan import AttackPlan
 from squall.jobs.attack_image_plan import prepare as prepare_attack
 from squall.jobs.attack_models import LEDGER_FILE, AttackRun, attack_models
 from squall.jobs.attack_report import write_attack_card, write_attacks
-from squall.jobs.attack_standing import read_standings
 from squall.jobs.console import counted, phase, say
 from squall.jobs.evaluate import lasting
 from squall.jobs.resume import resume_command
@@ -128,13 +127,17 @@ def finish(work: TrialWork, plan: AttackPlan, folder: RunDirectory, found: Attac
         "name": folder.name, "data": plan.data, "asked": {**plan.asked, **work.asked, "data": plan.data["hash"]},
         "provenance": lasting(read_json(folder.provenance)), "lost": found.lost, "models": found.models,
         "notes": notes(work)}
-    facts |= arms_of(work, build_attack_card(found.table, facts), found)
+    if not found.lost:
+        facts |= arms_of(work, build_attack_card(found.table, facts), found)
     card = write_attack_card(folder, facts)
     folder.event("finished", rows=found.table.num_rows, lost=len(found.lost), queries=found.total.queries,
                  gradients=found.total.gradients)
     for sentence in found.lost:
         say(console, f"lost: {sentence}")
-    say_arms(card, console)
+    if found.lost:
+        say(console, f"arms are not compared while something is lost; try again with: {resume_command(JOB, folder)}")
+    else:
+        say_arms(card, console)
     say(console, f"{len(found.models)} models, {found.total.queries:,} queries and {found.total.gradients:,} gradients; took "
                  f"{wall_s:.0f} s")
     say(console, f"report: {folder.report}")
@@ -143,7 +146,7 @@ def finish(work: TrialWork, plan: AttackPlan, folder: RunDirectory, found: Attac
 
 def arms_of(work: TrialWork, card: AttackCard, found: AttackRun) -> Mapping[str, Any]:
     """What the card says of arms."""
-    standings = read_standings(found.table)
+    standings = standings_of(found.table, card.asked)
     scores = {name: arm_scores(name, [model for model in card.models if model.arm == name], standings) for name in work.fits}
     keys = contrast_keys(card)
     return {"arms": tuple(make_arm(scores[name], describe_arm(fit)) for name, fit in work.fits.items()),

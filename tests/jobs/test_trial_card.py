@@ -48,7 +48,7 @@ def arms() -> dict[str, ArmScores]:
         made += rows(f"SL.s{seed}", own, pgd=most, square=half)
         shown = {"transfer__A__pgd": range(5, 9), "transfer__B__pgd": range(5, 15)}
         made += rows(f"RL.s{seed}", own, pgd=range(5, 7), square=half, **shown)
-    standings = read_standings(pa.Table.from_pylist(made, schema=ATTACKS))
+    standings = read_standings(pa.Table.from_pylist(made, schema=ATTACKS), (), IMAGES)
     return {name: arm_scores(name, models(name, 3), standings) for name in ("SL", "RL")}
 
 
