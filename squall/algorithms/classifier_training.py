@@ -119,7 +119,7 @@ class ClassifierTraining:
         row = {"loss": sums["loss"] / images, "accuracy/train": sums["correct"] / images,
                "predictive_entropy": sums["entropy"] / images, "grad_norm": sums["grad_norm"] / sums["steps"],
                "learning_rate": self._rate(self.step - 1), "passes": self.passes / len(self.images),
-               "time/train": sums["seconds"]}
+               "time/train": sums["seconds"] / sums["steps"]}
         if objective.rewards and sums["rewarded"]:
             row |= {"reward": sums["reward"] / sums["rewarded"], "exploration": objective.exploration.at(progress)}
         if sums["attacked"]:
