@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from squall.algorithms.attacks.base import Oracle, Threat
+from squall.algorithms.gradient_geometry import in_float64
 from squall.algorithms.gradient_indicators import GradientMeasurements, IndicatorConfig, measure
-from squall.algorithms.gradient_path import in_float64
 from squall.algorithms.landscape import Landscape, LandscapeConfig, loss_landscape
 
 if TYPE_CHECKING:
