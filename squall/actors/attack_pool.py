@@ -104,7 +104,7 @@ class AttackPool:
         self._supervisor.add(ROLE, [
             AttackWorker.options(name=f"{ROLE}-{number}", namespace=namespace, num_cpus=self._config.cpus,
                                  num_gpus=self._config.gpus, scheduling_strategy="DEFAULT").remote(
-                self._config.cpus, self._config.gpus, self._logs and self._logs / f"{ROLE}-{number}.log")
+                self._config.cpus, self._config.gpus, str(Path.cwd()), self._logs and self._logs / f"{ROLE}-{number}.log")
             for number in range(self._config.count)])
 
     def run(self, tasks: Iterable[tuple[Key, Task]]) -> Iterator[tuple[Key, Finished | Failed]]:

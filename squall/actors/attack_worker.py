@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 import ray
 
 from squall.actors.attack_tasks import Task
-from squall.actors.cluster import set_threads
+from squall.actors.cluster import enter_worker
 from squall.actors.logs import keep_log
 
 if TYPE_CHECKING:
@@ -38,10 +38,10 @@ class AttackWorker:
     Ray restarts it and leaves a failed task to whoever asked.
     """
 
-    def __init__(self, cpus: float, gpus: float, log: Path | None = None) -> None:
-        """`log` is the file that gets what the worker prints."""
+    def __init__(self, cpus: float, gpus: float, import_path: str, log: Path | None = None) -> None:
+        """`import_path` is the folder that models of the user's own are imported from; `log` gets what the worker prints."""
         keep_log(log)
-        set_threads(cpus)
+        enter_worker(import_path, max(1, int(cpus)))
         import torch  # now, so that what it takes is no part of the first task
 
         self._device = "cuda" if gpus and torch.cuda.is_available() else "cpu"

@@ -193,6 +193,13 @@ def set_threads(cpus: float) -> int:
     return count
 
 
+def enter_worker(import_path: str, threads: int) -> None:
+    """Set threads, and make the folder that the job was started in importable, as it is for `python -m`."""
+    set_threads(threads)
+    if import_path not in sys.path:
+        sys.path.insert(0, import_path)
+
+
 def namespace_for(run_id: str) -> str:
     """Namespace of a run's named actors: two runs on one cluster do not see each other's."""
     return f"squall-{run_id}"

@@ -15,7 +15,8 @@ import cv2
 import numpy as np
 from PIL import Image
 
-from squall.actors.file_corruption import enter_worker, run_on_workers
+from squall.actors.cluster import enter_worker
+from squall.actors.file_corruption import run_on_workers
 from squall.algorithms.corruption import find_kind, parse_spec
 from squall.algorithms.corruption.streaming import corrupt_stream
 from squall.platform.decoding import fail, read_image

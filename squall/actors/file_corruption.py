@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -20,7 +19,7 @@ import numpy as np
 import ray
 import ray.data
 
-from squall.actors.cluster import set_threads
+from squall.actors.cluster import enter_worker
 from squall.algorithms.corruption import parse_spec, render
 from squall.algorithms.corruption.streaming import corrupt_stream
 from squall.platform.decoding import fail, read_image
@@ -170,13 +169,6 @@ def run_on_workers(function: Callable[[str], str], texts: Sequence[str], workers
         results = dataset.map(partial(_run_row, function), compute=pool, num_cpus=cpus)
         for row in results.iter_rows():
             yield row["outcome"]
-
-
-def enter_worker(import_path: str, threads: int) -> None:
-    """Set threads, and make the folder that the job was started in importable, as it is for `python -m`."""
-    set_threads(threads)
-    if import_path not in sys.path:
-        sys.path.insert(0, import_path)
 
 
 def _run_row(function: Callable[[str], str], row: dict[str, str]) -> dict[str, str]:

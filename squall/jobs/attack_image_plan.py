@@ -222,8 +222,8 @@ def admit(name: str, config: ImageModelConfig, images: ImageSet) -> AttackedMode
         ConfigError: it cannot be opened, or does not fit the images.
         DataError: its output is not finite or of another shape (reason ``bad_output``).
     """
-    plain = ImageModelConfig(**{key: getattr(config, key) for key in config.model_fields_set if key != "name"})
-    model = open_image_classifier(plain)
+    anywhere = _anywhere(config)
+    model = open_image_classifier(anywhere)
     _check_fit(name, model, images)
     import torch
 
@@ -232,7 +232,16 @@ def admit(name: str, config: ImageModelConfig, images: ImageSet) -> AttackedMode
         Oracle(model.module, len(rows)).logits(images.tensor(rows), torch.from_numpy(rows))
     except DataError as error:
         raise DataError(f"model {name} ({config.path}): {error}; it cannot be attacked", reason=error.reason) from None
-    return AttackedModel(name, plain, model.hash, model.description, training=model.training)
+    return AttackedModel(name, config.path, anywhere, model.hash, model.description, training=model.training)
+
+
+def _anywhere(config: ImageModelConfig) -> ImageModelConfig:
+    """The same model for a process that was started in another folder."""
+    kind = config.resolved_kind
+    values = {key: getattr(config, key) for key in config.model_fields_set & ImageModelConfig.model_fields.keys()}
+    files = {key: value.absolute() for key, value in values.items() if isinstance(value, Path)}
+    path = str(Path(config.path).absolute()) if kind == "checkpoint" else config.path
+    return ImageModelConfig(**values | files | {"kind": kind, "path": path})
 
 
 def _check_fit(name: str, model: ImageClassifier, images: ImageSet) -> None:

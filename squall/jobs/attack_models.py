@@ -38,7 +38,10 @@ class AttackedModel:
     """A model under its name in the run, opened once to see what it is."""
 
     name: str
+    path: str
+    """As it was given."""
     config: ImageModelConfig
+    """How a worker opens it, wherever that was started."""
     hash: str
     description: str = ""
     arm: str | None = None
@@ -48,7 +51,7 @@ class AttackedModel:
     @property
     def facts(self) -> dict[str, Any]:
         """Fields of `ModelResult` that do not follow from the table."""
-        return {"name": self.name, "path": self.config.path, "hash": self.hash, "arm": self.arm, "seed": self.seed,
+        return {"name": self.name, "path": self.path, "hash": self.hash, "arm": self.arm, "seed": self.seed,
                 "training": dict(self.training)}
 
 

@@ -168,14 +168,14 @@ def test_a_run_that_was_killed_ends_in_the_files_of_an_undisturbed_one_and_count
     killed, calm = folder / "killed" / "run", folder / "calm" / "run"
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     command = [sys.executable, "-m", "squall", "attack", "image", models, *WORDS, "output=killed"]
-    process = subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, env=environment)
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
     deadline = time.monotonic() + 240
     while process.poll() is None and asked(killed) < 200 and time.monotonic() < deadline:
         time.sleep(0.02)
     process.kill()
-    process.communicate(timeout=60)
+    printed, _ = process.communicate(timeout=60)
     before = asked(killed)
-    assert 200 <= before and not (killed / "card.json").exists()
+    assert 200 <= before and not (killed / "card.json").exists(), printed
 
     killer = threading.Thread(target=kill_worker, args=(killed, before + 100))
     killer.start()
