@@ -49,7 +49,7 @@ def test_every_arm_of_the_packaged_trial_costs_the_same_and_says_how_it_learns()
     for name, fit in work.fits.items():
         steps = fit.total_steps(images)
         spent[name] = sum(fit.passes_at(step / steps) for step in range(steps)) * fit.batch_size
-    assert max(spent.values()) <= 60 * images and min(spent.values()) > 0.98 * 60 * images
+    assert max(spent.values()) <= 40 * images and min(spent.values()) > 0.98 * 40 * images
     assert describe_arm(work.fits["RL-adv"]) == "pg; fgsm (start 0.5) at linf 0.1"
 
 

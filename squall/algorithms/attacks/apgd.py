@@ -16,7 +16,7 @@ from pydantic import Field
 from squall.algorithms.attacks.base import Attack, Oracle, Outcome, Threat
 from squall.algorithms.attacks.draws import Draws
 from squall.algorithms.attacks.losses import LossName
-from squall.algorithms.attacks.projections import project, start_on_sphere, steepest
+from squall.algorithms.attacks.projections import project, start_on_sphere, unit
 from squall.algorithms.attacks.rounds import Attempts, Batch, aims, in_rounds, objective
 
 if TYPE_CHECKING:
@@ -142,7 +142,8 @@ class _Climb(Batch):
     def moved(self, threat: Threat, momentum: float) -> _Climb:
         """After a step (equation in section 3.1 of the paper)."""
         points = self.points
-        ahead = project(points + self.step * steepest(self.gradient, threat.norm), self.images, threat)
+        uphill = self.gradient.sign() if threat.norm == "linf" else unit(self.gradient, threat.norm)  # as published
+        ahead = project(points + self.step * uphill, self.images, threat)
         moved = points + (ahead - points) * momentum + (points - self.previous) * (1 - momentum)
         return replace(self, points=project(moved, self.images, threat), previous=points)
 

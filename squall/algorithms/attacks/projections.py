@@ -28,8 +28,14 @@ def project(points: torch.Tensor, images: torch.Tensor, threat: Threat) -> torch
 
 
 def steepest(gradient: torch.Tensor, norm: Norm) -> torch.Tensor:
-    """The change of unit size that raises the loss most: signs for Linf, the unit gradient for L2; 0 where it is 0."""
-    return gradient.sign() if norm == "linf" else unit(gradient, norm)
+    """The change of unit size that raises the loss most: signs for Linf, the unit gradient for L2; 0 where it is 0.
+
+    However small a gradient is, its direction counts: squares that float32 rounds to 0 would let a model hide by being sure.
+    """
+    if norm == "linf":
+        return gradient.sign()
+    peaks = lengths(gradient, "linf")
+    return unit(gradient / peaks.where(peaks > 0, 1.0), norm)
 
 
 def unit(change: torch.Tensor, norm: Norm) -> torch.Tensor:

@@ -80,3 +80,11 @@ def test_steepest_change_has_size_one_and_none_without_a_gradient() -> None:
     gradient = torch.tensor([[3.0, -4.0], [0.0, 0.0]])
     assert steepest(gradient, "linf").tolist() == [[1, -1], [0, 0]]
     assert torch.allclose(steepest(gradient, "l2"), torch.tensor([[0.6, -0.8], [0, 0]]))
+
+
+@pytest.mark.parametrize("scale", [1.0, 1e-20, 1e-38])
+def test_a_step_has_its_size_however_small_the_gradient_is(scale: float) -> None:
+    gradient = torch.tensor([[3.0, -4.0], [0.0, 0.0]]) * scale
+    assert steepest(gradient, "l2")[0].tolist() == pytest.approx([0.6, -0.8], rel=1e-5)
+    assert steepest(gradient, "linf")[0].tolist() == [1, -1]
+    assert not steepest(gradient, "l2")[1].any() and not steepest(gradient, "linf")[1].any()
