@@ -72,7 +72,7 @@ def train(config: TrainClassifierConfig) -> Path:
         with session.stops_well(learner, dict):
             pace = Pace()
             with session.progress.phase("train"):
-                for step in stops(config, validations):
+                for step in stops(config, validations, session.steps_done):
                     advance(session, learner, step, pace)
                     validate(session, learner, seen=step in validations)
                     session.save_if_due(learner, {})
@@ -120,10 +120,11 @@ def layers_of_a_part(network: torch.nn.Module) -> list[str]:
     return ["dropout"] * dropout + ["batch normalisation"] * batch_norm
 
 
-def stops(config: TrainClassifierConfig, validations: Sequence[int]) -> list[int]:
-    """Steps after which there is something to do beside training."""
+def stops(config: TrainClassifierConfig, validations: Sequence[int], done: int) -> list[int]:
+    """Steps after the first `done` ones at which there is something to do beside training."""
     every = config.checkpoint_every_steps
-    return sorted({*validations, *(range(every, validations[-1], every) if every else ())})
+    found = {*validations, *(range(every, validations[-1], every) if every else ())}
+    return sorted(step for step in found if step > done)
 
 
 @dataclass

@@ -47,7 +47,8 @@ def test_images_whose_action_was_wrong_stay_as_they_are(model: torch.nn.Module, 
 
 
 @pytest.mark.parametrize(("norm", "epsilon"), [("linf", 0.1), ("l2", 0.5)])
-def test_inner_attacks_climb_within_the_threat(model: torch.nn.Module, images: torch.Tensor, norm: Norm, epsilon: float) -> None:
+def test_inner_attacks_climb_within_the_threat(model: torch.nn.Module, images: torch.Tensor, norm: Norm,
+                                               epsilon: float) -> None:
     threat = Threat(norm=norm, epsilon=epsilon)
     with frozen(model), torch.no_grad():
         clean = model(images)
