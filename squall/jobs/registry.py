@@ -104,15 +104,6 @@ JOBS: tuple[Job, ...] = (
         config="EvaluateConfig",
     ),
     Job(
-        command=("attack", "image"),
-        summary="Attack image classifiers from all sides: what stands against everything, and signs of gradient masking",
-        example="squall attack image models=runs/NAME/model epsilons=[0.1]",
-        module="squall.jobs.attack_image",
-        config="AttackImageConfig",
-        title="Attack",
-        section="attacks",
-    ),
-    Job(
         command=("reward",),
         summary="List the rewards, and try one of your own: what is wrong with it and what to do",
         example="squall reward my_rewards:brief --check",
@@ -264,6 +255,15 @@ JOBS: tuple[Job, ...] = (
         config="BenchExportConfig",
         arguments=("source", "output"),
         section="benchmarks",
+    ),
+    Job(
+        command=("attack", "image"),
+        summary="Attack image classifiers from all sides: what stands against everything, and signs of gradient masking",
+        example="squall attack image models=runs/NAME/model epsilons=[0.1]",
+        module="squall.jobs.attack_image",
+        config="AttackImageConfig",
+        title="Attack",
+        section="attacks",
     ),
 )
 
