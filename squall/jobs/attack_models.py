@@ -22,6 +22,7 @@ from squall.actors.query_ledger import QueryLedger, Total
 from squall.jobs.attack_battery import Battery
 from squall.jobs.attack_crew import Crew, Work
 from squall.jobs.attack_diagnosis import DiagnosisConfig, Findings, diagnose
+from squall.jobs.attack_examples import choose_examples, write_examples
 from squall.jobs.attack_memory import AttackMemory, Case, Targets
 from squall.jobs.attack_table import Record
 from squall.jobs.console import counted
@@ -81,7 +82,7 @@ class Part:
 def attack_models(models: Sequence[AttackedModel], targets: Targets, battery: Battery, workers: AttackWorkersConfig,
                   folder: RunDirectory, console: Console, *, diagnosis: DiagnosisConfig | None = None,
                   ray_address: str | None = None) -> AttackRun:
-    """Ask what the folder's ledger does not know yet, and return all rows.
+    """Ask what the folder's ledger does not know yet, and return all rows; examples and landscapes are files of the folder.
 
     Args:
         models: with different names. Two that are the same model are attacked once.
@@ -94,14 +95,17 @@ def attack_models(models: Sequence[AttackedModel], targets: Targets, battery: Ba
     with ExitStack() as stack:
         stack.callback(ledger.close)
         crew = Crew([model.config for model in models], targets.data, workers, folder, console, ray_address, stack)
-        campaign = Campaign(models, targets, battery, AttackMemory(ledger, folder.path, targets), crew)
+        memory = AttackMemory(ledger, folder.path, targets)
+        campaign = Campaign(models, targets, battery, memory, crew)
         campaign.look()
         campaign.strike()
         campaign.show()
         found = Findings({}, ())
         if diagnosis is not None:
             found = diagnose(models, targets, battery.budgets[0], diagnosis, campaign.record, ledger, crew)
-        table = campaign.record.table([(model.name, model.hash) for model in models], tuple(battery.attacks))
+        names = [(model.name, model.hash) for model in models]
+        write_examples(folder.path, choose_examples(names, targets, battery, memory, campaign.record))
+        table = campaign.record.table(names, tuple(battery.attacks))
         facts = [model.facts | found.facts(folder.path, model.name, model.hash) for model in models]
         return AttackRun(table, tuple(facts), (*campaign.lost(), *found.lost), ledger.total())
 

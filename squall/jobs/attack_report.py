@@ -12,6 +12,7 @@ import pyarrow.parquet as pq
 from rich.console import Console
 
 from squall.jobs.attack_card import build_attack_card, facts_of
+from squall.jobs.attack_examples import read_examples
 from squall.jobs.console import say
 from squall.platform.attack_card import ATTACKS, ATTACKS_FILE, CARD_FILE, AttackCard
 from squall.platform.config import validate
@@ -34,7 +35,8 @@ def write_attack_card(folder: RunDirectory, facts: Mapping[str, Any]) -> AttackC
     table = read_attacks(folder.path)
     card = build_attack_card(table, facts)
     folder.write_json(CARD_FILE, card.model_dump(mode="json"))
-    write_attack_report(folder.path, card, table, command=shlex.join(["squall", "report", str(from_here(folder.path))]))
+    command = shlex.join(["squall", "report", str(from_here(folder.path))])
+    write_attack_report(folder.path, card, table, read_examples(folder.path), command=command)
     return card
 
 

@@ -35,6 +35,11 @@ class Answered:
         """bool (N,): which images the model is known to give their label."""
         return self.known & (self._columns["prediction"] == labels)
 
+    @property
+    def prediction(self) -> np.ndarray:
+        """int64 (N,), of the images that are known."""
+        return self._columns["prediction"]
+
     def columns(self, targets: Targets) -> dict[str, pa.Array]:
         """Columns of the table that differ from image to image, for the images that are known."""
         rows = np.flatnonzero(self.known)

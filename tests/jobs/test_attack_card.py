@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -12,7 +12,7 @@ from squall.algorithms.attacks.base import Threat
 from squall.jobs.attack_battery import make_battery
 from squall.jobs.attack_card import build_attack_card, facts_of
 from squall.platform.attack_card import ATTACKS, AttackCard, ModelResult
-from squall.platform.errors import ConfigError, DataError
+from squall.platform.errors import DataError
 
 N, CHUNK, EPSILON = 40, 10, 0.1
 LABEL = 3
@@ -138,28 +138,3 @@ def test_rows_that_do_not_belong_together_are_refused(extra: list[dict[str, Any]
     with pytest.raises(DataError, match="an image is there twice") as refused:
         card([*whole(), *extra])
     assert refused.value.reason == "damaged_attacks"
-
-
-def battery_error(entries: Sequence[str | Mapping[str, Any]], budgets: Sequence[Threat], **options: Any) -> str:
-    with pytest.raises(ConfigError) as refused:
-        make_battery(entries, budgets, (1, 8, 8), **options)
-    return str(refused.value)
-
-
-def test_a_battery_refuses_what_could_not_be_told_apart_or_done() -> None:
-    assert "attacks: 'pgd' is there twice" in battery_error(["pgd", {"kind": "pgd", "steps": 5}], [THREAT])
-    assert "'pgd' and 'same' are the same attack" in battery_error(["pgd", {"kind": "pgd", "name": "same"}], [THREAT])
-    assert "attacks: none" in battery_error([], [THREAT])
-    assert "budgets: name each once" in battery_error(["pgd"], [THREAT, THREAT])
-    assert "above the box" in battery_error(["pgd"], [Threat(norm="linf", epsilon=8)])
-    assert "no attack 'fab' in this run; there are pgd" in battery_error(["pgd"], [THREAT], masking=False, transfer=["fab"])
-
-
-def test_probes_of_the_checks_use_the_attacks_of_the_run() -> None:
-    quick = {"kind": "square", "name": "quick", "queries": 50}
-    battery = make_battery(["pgd", {**quick, "name": "square"}, "noise"], [THREAT], (1, 8, 8), transfer=True)
-    assert battery.attacks["square"].queries == 50 and battery.transfers == ("pgd",) and battery.headline == "pgd"
-    assert set(battery.attacks) == {"pgd", "square", "noise", "pgd-1", "pgd-unlimited"}
-    assert battery.strikes[:3] == (("pgd", THREAT), ("square", THREAT), ("noise", THREAT))
-    assert len(battery.strikes) == len(set(battery.strikes)) == 3 + 2 + 3 + 2  # PGD at 2, 4; noise at 2, 4, 1; pgd-1, unlimited
-    assert ("pgd-unlimited", Threat(norm="linf", epsilon=1.0)) in battery.strikes

@@ -22,6 +22,7 @@ from processes import rows
 from squall.actors.query_ledger import QueryLedger
 from squall.jobs import attack_crew, attack_image, report
 from squall.jobs.arguments import load_job_config
+from squall.jobs.attack_examples import read_examples
 from squall.jobs.attack_image_plan import AttackImageConfig, prepare
 from squall.jobs.attack_report import read_attack_card, read_attacks
 from squall.jobs.registry import find_job
@@ -154,7 +155,7 @@ def kill_worker(run: Path, at: int) -> None:
 WORDS = ("images=48", "chunk=8", "attacks=[{kind: pgd, steps: 60}, {kind: square, queries: 60}, {kind: noise, draws: 3}]",
          "budgets=[{epsilon: 0.1}, {norm: l2, epsilon: 0.5}]", "diagnosis={images: 16, landscape: {points_per_side: 2}}",
          "workers.cpus=0.5", "name=run")
-FILES = ("attacks.parquet", "card.json", "landscapes/first.json")
+FILES = ("attacks.parquet", "card.json", "examples.safetensors", "landscapes/first.json")
 
 
 @pytest.mark.cluster
@@ -209,6 +210,10 @@ def test_a_run_that_was_killed_ends_in_the_files_of_an_undisturbed_one_and_count
 
     capsys.readouterr()
     page = (killed / "report.html").read_bytes()
+    shown = read_examples(killed)
+    assert [one.model for one in shown] == ["first"] * 4 + ["second"] * 4 + ["slow"] * len(shown[8:])
+    assert [one.label == one.prediction for one in shown[:4]] == [False] * 3 + [True]
+    assert 0.05 < np.abs(shown[0].adversarial - shown[0].clean / 255).max() <= 0.1 + 1e-6
     for name in ("card.json", "report.html"):
         (calm / name).unlink()
     with pytest.raises(DataError, match="no card.json; an attack writes it when all is attacked: squall attack image"):
