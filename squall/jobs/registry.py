@@ -290,7 +290,7 @@ JOBS: tuple[Job, ...] = (
         example="squall trial @trial seeds=[1,2,3]",
         module="squall.jobs.trial",
         config="TrialConfig",
-        section="attack",
+        section="attacks",
         default_config="@trial",
     ),
 )
