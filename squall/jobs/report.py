@@ -17,6 +17,7 @@ from squall.jobs.console import say
 from squall.jobs.evaluate_report import check_kinds, compare, is_evaluation, page_for, remake, say_card, say_comparison
 from squall.jobs.examples import held_out_examples, training_examples
 from squall.jobs.registry import JOBS
+from squall.jobs.trial_card import say_arms
 from squall.platform.answers import AnswerFilter, run_scoring, scan
 from squall.platform.config import Config, read_yaml, validate
 from squall.platform.errors import DataError
@@ -54,7 +55,8 @@ def run(config: ReportConfig) -> int:
         say(console, f"report: {directory.report}")
         return 0
     if is_attack(directory):
-        say_attack_card(remake_attack(directory), console)
+        card = remake_attack(directory)
+        (say_arms if card.arms else say_attack_card)(card, console)
         say(console, f"report: {directory.report}")
         return 0
     page = build_report(directory)

@@ -25,7 +25,7 @@ def config(*words: object) -> trial.TrialConfig:
 
 @pytest.mark.parametrize(("words", "message"), [
     (["arms={}"], "arms"),
-    (["arms={RL: {objektive: {kind: pg}}}"], "arms: RL: objektive"),
+    (["arms={RL: {objektive: {kind: pg}}}", "contrasts=[]"], "arms: RL: objektive"),
     (["arms={SL: {}, plain: {}}", "contrasts=[]"], "'SL' and 'plain' are the same; leave one out"),
     (["arms={SL: {seed: 3}}", "contrasts=[]"], "seeds are those of the trial"),
     (["contrasts=[[SL, RLL]]"], "there is no arm 'RLL'"),
@@ -79,14 +79,17 @@ def test_a_small_trial_from_its_trainings_to_its_page(ray_cluster: object, tmp_p
     trained = [event["model"] for event in read_lines(run / "events.jsonl") if event["kind"] == "trained"]
     assert sorted(trained[:4]) == ["RL.s1", "RL.s2", "SL.s1", "SL.s2"] and trained[4:] == ["RL.s2"], "the others were kept"
     assert (run / "attacks.parquet").read_bytes() == before, "same seed, same model"
+    again = read_attack_card(run)
+    assert [arm.figures for arm in again.arms] == [arm.figures for arm in card.arms] and again.contrasts == card.contrasts
+    capsys.readouterr()
     assert report.run(report.ReportConfig(runs=(run,))) == 0
-    assert read_attack_card(run).arms == card.arms
+    assert read_attack_card(run) == again and "mean over seeds" in capsys.readouterr().out
 
 
 @pytest.mark.cluster
 def test_a_training_that_fails_is_named_and_the_others_are_kept(ray_cluster: object, tmp_path: Path) -> None:
     words = [f"output={tmp_path}", "name=fails", *SMALL, "seeds=[1]",
              "arms={SL: {}, burst: {optimiser: {learning_rate: 1.0e+30, max_grad_norm: 1.0e+30}}}", "contrasts=[]"]
-    with pytest.raises(SquallError, match=r"1 training of 2 failed, the first: burst\.s1: .*not finite.*--resume"):
+    with pytest.raises(SquallError, match=r"1 training of 2 failed, the first: burst\.s1: .*the loss is nan.*--resume"):
         trial.run(config(*words))
     assert (tmp_path / "fails" / "models" / "SL.s1" / "classifier.json").is_file()
