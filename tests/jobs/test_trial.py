@@ -25,7 +25,7 @@ def config(*words: object) -> trial.TrialConfig:
 
 @pytest.mark.parametrize(("words", "message"), [
     (["arms={}"], "arms"),
-    (["arms={RL: {objektive: {kind: pg}}}", "contrasts=[]"], "arms: RL: objektive"),
+    (["arms={RL: {objektive: {kind: pg}}}", "contrasts=[]"], "arms: RL: unknown key 'objektive'. Did you mean 'objective'?"),
     (["arms={SL: {}, plain: {}}", "contrasts=[]"], "'SL' and 'plain' are the same; leave one out"),
     (["arms={SL: {seed: 3}}", "contrasts=[]"], "seeds are those of the trial"),
     (["contrasts=[[SL, RLL]]"], "there is no arm 'RLL'"),
