@@ -29,6 +29,8 @@ if TYPE_CHECKING:
 
 SHORTEST = 1e-8
 """Change that is taken for none when two are weighed against each other."""
+BEYOND = 0.05
+"""Part of the rest of the way that the last search goes beyond the expected boundary: on it no class has changed yet."""
 
 
 class FAB(Attack):
@@ -63,6 +65,8 @@ class FAB(Attack):
                 batch = replace(batch, points=start_on_sphere(batch.images, half, draws, batch.rows))
             for found in self._approach(oracle, _Approach.begun(batch), threat, together=draws.together):
                 found.record(attempts, threat)
+                if not draws.together:
+                    _try_drawn_in(oracle, found, attempts, threat)
 
         return in_rounds(self.kind, images, labels, goals, play)
 
@@ -87,7 +91,7 @@ class FAB(Attack):
         return replace(state, points=back.where(_wide(wrong, back), state.points))
 
     def _moved(self, state: _Approach, value: torch.Tensor, slope: torch.Tensor, norm: Norm) -> torch.Tensor:
-        """Equation 8 and 9 of the paper: a step from the point and one from the image, weighed by their lengths."""
+        """Equations 8 and 9 of the paper: a step from the point and one from the image, weighed by their lengths."""
         import torch
 
         both = torch.stack((state.points.flatten(1), state.images.flatten(1)), dim=1)
@@ -106,8 +110,8 @@ class FAB(Attack):
         low = cw(oracle.logits(near, state.rows), state.labels)
         high = cw(oracle.logits(far, state.rows), state.labels)
         for _ in range(self.search_steps):
-            share = _wide(low / (low - high).clamp(max=-1e-12), near)
-            middle = near + share.clamp(0, 1) * (far - near)
+            share = (low / (low - high).clamp(max=-SHORTEST)).clamp(0, 1)
+            middle = near.lerp(far, _wide(share + BEYOND * (1 - share), near))
             logits = oracle.logits(middle, state.rows)
             margin, wrong = cw(logits, state.labels), logits.argmax(1) != state.labels
             state = state.seen(middle, wrong, norm)
@@ -154,11 +158,20 @@ class _Approach(Batch):
                        distance=distance.where(nearer, self.distance))
 
     def record(self, attempts: Attempts, threat: Threat) -> None:
-        """Note which images are fooled within the threat; the best attempt at another is `nearest`, drawn into the threat."""
+        """Note which images are fooled within the threat."""
         near = self.distance <= threat.epsilon
         attempts.points[self.rows[near]] = self.nearest[near]
         attempts.fooled[self.rows[near]] = True
-        attempts.record_standing(self.rows, project(self.nearest, self.images, threat), -self.distance)
+
+
+def _try_drawn_in(oracle: Oracle, state: _Approach, attempts: Attempts, threat: Threat) -> None:
+    """The best attempt at an image that stands is its nearest adversarial point, drawn into the threat; it may fool, too."""
+    state = state.kept((state.distance > threat.epsilon) & state.distance.isfinite())
+    if len(state):
+        state = replace(state, points=project(state.nearest, state.images, threat))
+        logits = oracle.logits(state.points, state.rows)
+        attempts.record(state, logits)
+        attempts.record_standing(state.rows, state.points, cw(logits, state.labels))
 
 
 def _boundary(oracle: Oracle, state: _Approach, norm: Norm) -> tuple[torch.Tensor, torch.Tensor]:
