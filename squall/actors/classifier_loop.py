@@ -6,7 +6,6 @@ every batch, adds up gradients over the workers, and obeys the driver.
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -97,7 +96,11 @@ def classifier_loop(config: dict[str, Any]) -> None:
     settings: ClassifierWorkersConfig = config["workers"]
     keep_log(config["logs"] / f"learner-{rank}.log")
     set_threads(settings.threads or settings.cpus)
-    os.environ.setdefault("LOCAL_RANK", str(train.get_context().get_local_rank()))
+    if settings.gpus:  # all workers of a node see all of its GPUs
+        from ray.train.torch import get_device
+        from torch.cuda import set_device
+
+        set_device(get_device())
     worker = ClassifierWorker(config, rank, workers)
     buffer, index = config["buffer"], 0
     if rank == 0:

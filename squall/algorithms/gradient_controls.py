@@ -33,8 +33,8 @@ class GradientControls(Config):
 
     @property
     def passes(self) -> int:
-        """Passes of each image that the penalties add: one for every gradient that is differentiated again."""
-        return int(self.input_gradient > 0) + self.projections * int(self.jacobian > 0)
+        """Passes of each image that the penalties add: two for every gradient that is differentiated again (as measured)."""
+        return 2 * (int(self.input_gradient > 0) + self.projections * int(self.jacobian > 0))
 
 
 def penalty(config: GradientControls, images: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor, directions: torch.Tensor

@@ -12,7 +12,6 @@ from squall.actors.classifier_loop import ClassifierLearner, ClassifierWorkersCo
 from squall.algorithms.classifier_config import FitConfig
 from squall.algorithms.classifier_fit import fit_classifier
 from squall.platform.config import load_config
-from squall.platform.errors import SquallError
 from squall.platform.image_classifiers import ImageModelConfig, open_image_classifier
 from squall.platform.image_data import ImageDataConfig, load_images
 
@@ -51,16 +50,3 @@ def test_two_workers_do_what_one_process_does(ray_cluster: object, tmp_path: Pat
     assert facts["validation"] == alone.training["validation"]
     assert opened.training["objective"] == "pg + fgsm" and opened.training["passes"] == alone.training["passes"]
     assert json.loads((tmp_path / "saved" / "trainer" / "index.json").read_text())["step"] == alone.training["steps"]
-
-
-@pytest.mark.cluster
-def test_a_loss_that_is_no_number_is_told_with_its_step(ray_cluster: object, tmp_path: Path) -> None:
-    images = load_images(ImageDataConfig(train_images=200), "train")
-    config = load_config(FitConfig, None, ["optimiser={learning_rate: 1.0e+30, max_grad_norm: 1.0e+30}"])
-    learner = ClassifierLearner(ClassifierWorkersConfig(cpus=0.5), config, images, images, tmp_path)
-    learner.start()
-    try:
-        with pytest.raises(SquallError, match=r"learner failed while training up to step 5: .*step \d of 56: the loss is"):
-            learner.advance(5)
-    finally:
-        learner.stop()

@@ -121,7 +121,7 @@ def test_a_budget_of_passes_gives_every_method_the_same_compute() -> None:
                "pgd": ("adversarial={kind: pgd, steps: 3}",), "jacobian": ("controls.jacobian=1",)}
     configs = {name: settings("passes=12", *words) for name, words in methods.items()}
     assert {name: config.total_steps(320) for name, config in configs.items()} == {
-        "ce": 120, "fgsm": 60, "late": 80, "pgd": 30, "jacobian": 60}
+        "ce": 120, "fgsm": 60, "late": 80, "pgd": 30, "jacobian": 40}
     assert all(config.planned_passes(320) == pytest.approx(12) for config in configs.values())
     fitted = fit_classifier(settings("passes=6", "adversarial={kind: fgsm, start: 0.5}"), FEW)
     assert fitted.training["steps"] == 13 and fitted.training["passes"] == pytest.approx(6, abs=0.5)
