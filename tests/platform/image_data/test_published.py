@@ -65,6 +65,15 @@ def test_damaged_idx_files_are_named(tmp_path: Path, name: str, content: bytes, 
     assert error.value.reason == reason and str(file) in str(error.value) and "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize("name", ["a", "a.gz"])
+def test_a_header_that_claims_more_than_its_file_can_hold_reserves_no_memory(tmp_path: Path, name: str) -> None:
+    content = bytes((0, 0, 8, 3)) + b"\xff" * 12 + bytes(100)
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith("gz") else content)
+    with pytest.raises(DataError, match="fewer bytes than the 79228162458924105385300197375") as error:
+        read_idx(tmp_path / name, 3)
+    assert error.value.reason == "truncated"
+
+
 def test_missing_or_mismatched_idx_files_are_named(mnist: Path, tmp_path: Path) -> None:
     config = ImageDataConfig(format="idx", path=mnist)
     (mnist / "train-labels.idx1-ubyte").write_bytes(idx_bytes(np.array([0, 1])))
