@@ -90,6 +90,7 @@ class Save:
 
 
 Command = TrainBatch | Publish | Save
+"""What the learner of video models obeys; the buffer itself takes any command."""
 
 
 @ray.remote(num_cpus=0, max_concurrency=64)
@@ -103,18 +104,18 @@ class RolloutBuffer:
         self._capacity, self._readers = capacity, readers
         self._reads: Counter[int] = Counter()
         self._reported: set[int] = set()
-        self._commands: dict[int, Command | None] = {}
+        self._commands: dict[int, Any | None] = {}
         self._results: dict[int, dict[str, Any]] = {}
         self._changed = asyncio.Condition()
 
-    async def put(self, index: int, command: Command | None) -> None:
+    async def put(self, index: int, command: Any | None) -> None:
         """Add command `index`; None tells the workers to leave their loop."""
         async with self._changed:
             await self._changed.wait_for(lambda: len(self._commands) < self._capacity or command is None)
             self._commands[index] = command
             self._changed.notify_all()
 
-    async def take(self, index: int) -> Command | None:
+    async def take(self, index: int) -> Any | None:
         """Wait for command `index`. Called by every learner worker."""
         async with self._changed:
             await self._changed.wait_for(lambda: index in self._commands)

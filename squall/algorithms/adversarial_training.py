@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Literal, TypeAlias
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
 
-from squall.algorithms.attacks.base import Norm, Threat
+from squall.algorithms.attacks.base import Loss, Model, Threat
+from squall.algorithms.attacks.draws import Draws
+from squall.algorithms.attacks.projections import project, start_in_ball, steepest
 from squall.platform.config import Config
 
 if TYPE_CHECKING:
@@ -16,8 +17,6 @@ if TYPE_CHECKING:
 
     import torch
 
-Losses: TypeAlias = "Callable[[torch.Tensor], torch.Tensor]"
-"""One number an image, (B,), of images (B, ...)."""
 TRADES_START = 1e-3
 """Standard deviation of the noise that TRADES' inner attack starts from: at the image itself the divergence has no gradient."""
 
@@ -37,7 +36,7 @@ class AdversarialConfig(Config):
     steps: int = Field(10, ge=1)
     """Steps of the inner attack of trades and pgd."""
     step_size: float | None = Field(None, gt=0)
-    """Step of the inner attack; by default 2.5 epsilon / steps."""
+    """Length of a step of the inner attack as a fraction of epsilon. Without one 2.5 / steps, and 1 at most."""
 
     def at(self, progress: float) -> AdversarialConfig:
         """How images are attacked at a progress of training in [0, 1]: not at all before `start`."""
@@ -62,35 +61,29 @@ def fgsm(images: torch.Tensor, gradient: torch.Tensor, threat: Threat) -> torch.
 
     That is so for REINFORCE without a baseline wherever the drawn action was wrong: its loss is 0.
     """
-    return (images + threat.epsilon * ascent(gradient, threat.norm)).clamp(0, 1)
+    return (images + threat.epsilon * steepest(gradient, threat.norm)).clamp(0, 1)
 
 
-def madry(model: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, labels: torch.Tensor, noise: torch.Tensor,
-          config: AdversarialConfig) -> torch.Tensor:
-    """Images after PGD on the cross-entropy from a random point of the ball (Madry et al. 2018, sec. 2.1).
+def madry(model: Model, images: torch.Tensor, labels: torch.Tensor, draws: Draws, config: AdversarialConfig) -> torch.Tensor:
+    """Images (B, ...) after PGD on the cross-entropy from a random point of the ball (Madry et al. 2018, section 2.1).
 
-    Args:
-        noise: uniform numbers in [0, 1), shaped like `images`.
+    In contrast to an attack that is to succeed once, every image takes every step.
     """
+    import torch
     from torch.nn.functional import cross_entropy
 
-    threat = config.threat
-    start = project(images, images + threat.epsilon * (2 * noise.to(images) - 1), threat)
+    start = start_in_ball(images, config.threat, draws, torch.arange(len(images)))
     return climb(lambda points: cross_entropy(model(points), labels, reduction="none"), images, start, config)
 
 
-def trades(model: Callable[[torch.Tensor], torch.Tensor], images: torch.Tensor, noise: torch.Tensor, config: AdversarialConfig
-           ) -> torch.Tensor:
-    """Images whose predictions differ most from the image's own (Zhang et al. 2019, algorithm 1).
-
-    Args:
-        noise: standard normal numbers, shaped like `images`.
-    """
+def trades(model: Model, images: torch.Tensor, draws: Draws, config: AdversarialConfig) -> torch.Tensor:
+    """Images (B, ...) whose predictions differ most from the image's own (Zhang et al. 2019, algorithm 1)."""
     import torch
 
     with torch.no_grad():
         clean = model(images)
-    start = project(images, images + TRADES_START * noise.to(images), config.threat)
+    noise = draws.normal(torch.arange(len(images)), *images.shape[1:])
+    start = project(images + TRADES_START * noise, images, config.threat)
     return climb(lambda points: divergence(clean, model(points)), images, start, config)
 
 
@@ -101,33 +94,22 @@ def divergence(clean: torch.Tensor, attacked: torch.Tensor) -> torch.Tensor:
     return kl_div(attacked.log_softmax(-1), clean.log_softmax(-1), reduction="none", log_target=True).sum(-1)
 
 
-def climb(losses: Losses, images: torch.Tensor, start: torch.Tensor, config: AdversarialConfig) -> torch.Tensor:
-    """Points within the threat around `images`, from `start` on a number of steps uphill. No gradient is kept."""
+def climb(losses: Loss, images: torch.Tensor, start: torch.Tensor, config: AdversarialConfig) -> torch.Tensor:
+    """Points within the threat around `images`, from `start` on `config.steps` steps uphill. No gradient is kept.
+
+    Args:
+        losses: one number an image, (B,), of points (B, ...).
+    """
     import torch
 
-    step_size = config.step_size or 2.5 * config.threat.epsilon / config.steps
+    size = config.threat.epsilon * (config.step_size or min(1.0, 2.5 / config.steps))
     points = start.detach()
     with torch.enable_grad():
         for _ in range(config.steps):
             points.requires_grad_()
             (gradient,) = torch.autograd.grad(losses(points).sum(), points)
-            points = project(images, points.detach() + step_size * ascent(gradient, config.threat.norm), config.threat)
+            points = project(points.detach() + size * steepest(gradient, config.threat.norm), images, config.threat)
     return points
-
-
-def ascent(gradient: torch.Tensor, norm: Norm) -> torch.Tensor:
-    """Direction of steepest ascent of each image (B, ...), of length 1 in the norm; zero where the gradient is zero."""
-    return gradient.sign() if norm == "linf" else gradient / _length(gradient).clamp(min=1e-12)
-
-
-def project(images: torch.Tensor, points: torch.Tensor, threat: Threat) -> torch.Tensor:
-    """The points brought back to the threat's ball around each image, and into [0, 1]."""
-    change = points - images
-    if threat.norm == "linf":
-        change = change.clamp(-threat.epsilon, threat.epsilon)
-    else:
-        change = change * (threat.epsilon / _length(change).clamp(min=1e-12)).clamp(max=1)
-    return (images + change).clamp(0, 1)
 
 
 @contextmanager
@@ -139,8 +121,3 @@ def frozen(module: torch.nn.Module) -> Iterator[torch.nn.Module]:
         yield module
     finally:
         module.train(training)
-
-
-def _length(values: torch.Tensor) -> torch.Tensor:
-    """Euclidean length of each image, to be broadcast over it."""
-    return values.flatten(1).norm(dim=1).view(-1, *[1] * (values.ndim - 1))

@@ -102,6 +102,11 @@ class FitConfig(Config):
         mean = start * self.passes_at(0.0) + (1 - start) * self.passes_at(1.0)
         return max(1, int(budget / mean + 1e-9))
 
+    def planned_passes(self, images: int) -> float:
+        """Passes of each training image in a whole run."""
+        total = self.total_steps(images)
+        return self.batch_size / images * sum(self.passes_at(step / total) for step in range(total))
+
     def validation_steps(self, images: int) -> list[int]:
         """After how many steps validation images are looked at; the last step is among them, and no other is close to it."""
         total = self.total_steps(images)

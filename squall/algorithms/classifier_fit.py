@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from squall.algorithms.classifier_config import FitConfig
-from squall.algorithms.classifier_training import VALIDATION, Best, ClassifierTraining
+from squall.algorithms.classifier_training import ATTACKED, VALIDATION, Best, ClassifierTraining
 from squall.platform.errors import SquallError
 from squall.platform.image_data import ImageSet
 
@@ -28,7 +28,7 @@ class Fitted:
     std: tuple[float, ...]
     """Of each channel of the training images; the module normalises with them."""
     training: dict[str, Any]
-    """`describe`: what it was trained on, what that cost, and its validation accuracy."""
+    """As `describe` has it: ``objective``, ``steps``, ``passes``, ``seconds``, ``validation`` and more."""
     rows: tuple[dict[str, float], ...]
     """Figures after every validation, each with its ``step``."""
 
@@ -49,18 +49,25 @@ def fit_classifier(config: FitConfig, data: ImageSet, on_row: Callable[[Mapping[
         training.advance(step)
         rows.append({"step": step, **training.row(), **training.validate()})
         on_row(rows[-1])
-    kept = training.finish()
-    validation = next(row[VALIDATION] for row in rows if row["step"] == kept)
-    return Fitted(training.module, training.mean, training.std, describe(training, kept, validation), tuple(rows))
+    training.finish()
+    return Fitted(training.module, training.mean, training.std, describe(training), tuple(rows))
 
 
-def describe(training: ClassifierTraining, kept_step: int, validation: float) -> dict[str, Any]:
-    """What a checkpoint says of its training."""
-    config = training.config
-    sections = {name: getattr(config, name).model_dump(mode="json")
-                for name in ("objective", "adversarial", "controls", "augment", "optimiser", "validation")}
-    return {**sections, **training.spent(), "kept_step": kept_step, "validation_accuracy": validation, "seed": config.seed,
-            "batch_size": config.batch_size, "images": len(training.images), "data": training.images.source}
+def describe(training: ClassifierTraining) -> dict[str, Any]:
+    """What a checkpoint says of its training: the method, what was spent, and what model selection keeps."""
+    config, best = training.config, training.best
+    return {"objective": method_name(config), **training.spent(), "validation": best.figures.get(VALIDATION),
+            "validation_attacked": best.figures.get(ATTACKED), "selected_step": best.step, "seed": config.seed,
+            "images": len(training.images), "data": training.images.source,
+            "config": config.model_dump(mode="json", include=set(FitConfig.model_fields) - {"network"})}
+
+
+def method_name(config: FitConfig) -> str:
+    """``pg``, ``ce + fgsm`` or ``ce + jacobian``."""
+    parts = [config.objective.kind]
+    parts += [config.adversarial.kind] if config.adversarial.kind != "none" else []
+    parts += [name for name in ("input_gradient", "jacobian") if getattr(config.controls, name)]
+    return " + ".join([*parts, "spectral norm"] if config.network.spectral_norm else parts)
 
 
 def snapshot(training: ClassifierTraining) -> tuple[dict[str, torch.Tensor], dict[str, Any]]:
@@ -71,7 +78,8 @@ def snapshot(training: ClassifierTraining) -> tuple[dict[str, torch.Tensor], dic
         tensors |= {f"{moment}/{name}": training.optimiser.state[parameter][moment]
                     for moment in MOMENTS if parameter in training.optimiser.state}
     return tensors, {"step": training.step, "totals": dict(training.totals), "passes": training.passes,
-                     "seconds": training.seconds, "best_score": training.best.score, "best_step": training.best.step}
+                     "seconds": training.seconds,
+                     "best": {"score": training.best.score, "step": training.best.step, "figures": training.best.figures}}
 
 
 def restore(training: ClassifierTraining, tensors: Mapping[str, torch.Tensor], numbers: Mapping[str, Any]) -> None:
@@ -90,8 +98,8 @@ def restore(training: ClassifierTraining, tensors: Mapping[str, torch.Tensor], n
         if f"{MOMENTS[0]}/{name}" in tensors:
             moments = {moment: tensors[f"{moment}/{name}"].to(training.device) for moment in MOMENTS}
             training.optimiser.state[parameter] = {"step": torch.tensor(float(numbers["step"])), **moments}
-    best = {name: value.to(training.device) for name, value in _under("best", tensors).items()}
-    training.best = Best(numbers["best_score"], numbers["best_step"], best)
+    weights = {name: value.to(training.device) for name, value in _under("best", tensors).items()}
+    training.best = Best(**numbers["best"], weights=weights)
     training.step, training.totals = numbers["step"], Counter(numbers["totals"])
     training.passes, training.seconds = numbers["passes"], numbers["seconds"]
 

@@ -131,7 +131,7 @@ def judge(config: ObjectiveConfig, logits: torch.Tensor, labels: torch.Tensor, *
 
 
 def draw_chance(config: ObjectiveConfig, generator: torch.Generator, count: int) -> torch.Tensor:
-    """Uniform numbers (count, 3) on the CPU, a row for each image of a whole batch: coin, action at random, action of policy."""
+    """Uniform numbers (count, 3) on the CPU, an image of a whole batch a row: coin, random action, policy's action."""
     import torch
 
     chance = torch.rand(count, 3, generator=generator)

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from squall.algorithms.adversarial_training import divergence, fgsm, frozen, madry, trades
+from squall.algorithms.attacks.draws import Draws
 from squall.algorithms.augmentation import augment
 from squall.algorithms.classifier_config import FitConfig
 from squall.algorithms.classifier_objectives import Judged, draw_chance, entropy, judge
@@ -45,7 +46,7 @@ class StepGradients:
         images = self._varied(images)
         if attack.kind == "pgd":
             with frozen(self.module) as module:
-                images = madry(module, images, labels, self._noise(images), attack)
+                images = madry(module, images, labels, self._draws(images), attack)
         images.requires_grad_(attack.kind == "fgsm" or config.controls.active)
         with self._differentiable_twice():
             logits = self.module(images)
@@ -63,7 +64,8 @@ class StepGradients:
             self._add_gradient(again)
             losses, unchanged = losses + again, (changed == images).flatten(1).all(1).sum()
         rewards = losses.new_zeros(()) if judged.rewards is None else judged.rewards.sum()
-        return torch.stack([losses.sum(), (logits.argmax(-1) == labels).sum(), entropy(logits).sum(), rewards, unchanged]).detach()
+        right = (logits.argmax(-1) == labels).sum()
+        return torch.stack([losses.sum(), right, entropy(logits).sum(), rewards, unchanged]).detach()
 
     def _varied(self, images: torch.Tensor) -> torch.Tensor:
         import torch
@@ -84,7 +86,7 @@ class StepGradients:
     def _unsettled(self, images: torch.Tensor) -> torch.Tensor:
         """TRADES' images."""
         with frozen(self.module) as module:
-            return trades(module, images.detach(), self._noise(images, normal=True), self.config.adversarial)
+            return trades(module, images.detach(), self._draws(images), self.config.adversarial)
 
     def _penalise(self, images: torch.Tensor, logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
         import torch
@@ -99,9 +101,8 @@ class StepGradients:
     def _add_gradient(self, losses: torch.Tensor, retain_graph: bool = False) -> None:
         (losses.sum() / self.config.batch_size).backward(retain_graph=retain_graph)
 
-    def _noise(self, images: torch.Tensor, normal: bool = False) -> torch.Tensor:
-        places = range(self.config.batch_size)[self.own]
-        return self.stream.noise(images, self.step, places, normal)
+    def _draws(self, images: torch.Tensor) -> Draws:
+        return self.stream.draws(self.step, range(self.config.batch_size)[self.own], images.device)
 
     def _differentiable_twice(self) -> AbstractContextManager[None]:
         """Attention as plain arithmetic where a gradient is differentiated again, which fused kernels cannot do."""

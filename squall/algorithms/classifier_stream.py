@@ -35,12 +35,9 @@ class TrainingStream:
 
         return torch.Generator().manual_seed(derive_seed(self._seed, purpose, step))
 
-    def noise(self, images: torch.Tensor, name: str | int, places: Iterable[int], normal: bool = False) -> torch.Tensor:
-        """Numbers shaped like images, each image's from its own place: uniform in [0, 1), or standard normal."""
-        import torch
-
-        draws = Draws([derive_seed(self._seed, "noise", name, int(place)) for place in places], images.device)
-        return (draws.normal if normal else draws.uniform)(torch.arange(len(images)), *images.shape[1:])
+    def draws(self, step: int, places: Iterable[int], device: torch.device) -> Draws:
+        """Random numbers of single images, each from its own place in the batch of a step."""
+        return Draws([derive_seed(self._seed, "noise", step, int(place)) for place in places], device)
 
     def layers_seed(self, step: int, rank: int) -> int:
         """Of what layers draw for themselves, such as dropout."""

@@ -1,8 +1,8 @@
 """Training a classifier, written once for a single process and for any number of workers.
 
-Whoever runs it hands in a `Share`; without one the whole batch is this process's. Order, actions, exploration, augmentation and
-noise follow from (seed, step, place in the batch), so that losses agree to rounding whatever the number of workers. Two kinds of
-layer are exceptions: dropout draws on each worker for itself, and batch normalisation sees a worker's part of the batch alone.
+Whoever runs it hands in a `Share`; without one the whole batch is this process's. Order, actions, exploration, augmentation
+and noise follow from (seed, step, place in the batch), so that losses agree to rounding whatever the number of workers. Two
+kinds of layer are exceptions: dropout draws on each worker for itself, and batch normalisation sees a worker's part alone.
 """
 
 from __future__ import annotations
@@ -16,7 +16,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from squall.algorithms.adversarial_training import frozen, madry
+from squall.algorithms.adversarial_training import frozen
+from squall.algorithms.attacks.base import Oracle
+from squall.algorithms.attacks.pgd import PGD
 from squall.algorithms.classifier_config import FitConfig
 from squall.algorithms.classifier_step import SUMS, StepGradients
 from squall.algorithms.classifier_stream import TrainingStream
@@ -53,6 +55,8 @@ class Best:
 
     score: float = -1.0
     step: int = 0
+    figures: dict[str, float] = field(default_factory=dict)
+    """Of the validation images."""
     weights: dict[str, torch.Tensor] = field(default_factory=dict)
 
 
@@ -115,53 +119,56 @@ class ClassifierTraining:
         row = {"loss": sums["loss"] / images, "accuracy/train": sums["correct"] / images,
                "predictive_entropy": sums["entropy"] / images, "grad_norm": sums["grad_norm"] / sums["steps"],
                "learning_rate": self._rate(self.step - 1), "passes": self.passes / len(self.images),
-               "time/train": sums["seconds"]}
+               "time/train": sums["seconds"] / sums["steps"]}
         if objective.rewards and sums["rewarded"]:
-            row |= {"reward/mean": sums["reward"] / sums["rewarded"], "exploration": objective.exploration.at(progress)}
+            row |= {"reward": sums["reward"] / sums["rewarded"], "exploration": objective.exploration.at(progress)}
         if sums["attacked"]:
             row["unchanged"] = sums["unchanged"] / sums["attacked"]
         self.totals = Counter()
         return row
 
     def validate(self) -> dict[str, float]:
-        """Accuracy on the validation images, under attack too where that is asked for; keeps the weights if they are the best."""
+        """Accuracy on the validation images, attacked too where that is asked for; keeps the weights that are to be kept."""
         validation, found = self.config.validation, {VALIDATION: self.accuracy(self.validation_images)}
         if validation.attack_steps:
             found[ATTACKED] = self.accuracy(self.validation_images, validation.attack_steps)
         score = found[ATTACKED if validation.select == "best_attacked" else VALIDATION]
-        if validation.select != "last" and score > self.best.score:
+        if validation.select == "last" or score > self.best.score:
             weights = {name: value.detach().clone() for name, value in self.module.state_dict().items()}
-            self.best = Best(score, self.step, weights)
+            self.best = Best(score, self.step, found, weights)
         return found
 
     def accuracy(self, data: ImageSet, attack_steps: int = 0) -> float:
         """Share of images that the network, as it is now, gives their label; all workers take part.
 
         Args:
-            attack_steps: of a PGD attack within `adversarial.threat`; 0 leaves the images as they are.
+            attack_steps: of a PGD attack within `adversarial.threat` on those that are right; 0 attacks none.
         """
         import torch
 
-        attack = self.config.adversarial.model_copy(update={"steps": attack_steps, "step_size": None})
         own = np.arange(len(data))[self.share.of(len(data))]
         right = torch.zeros((), device=self.device)
-        with frozen(self.module) as module, torch.no_grad():
+        with frozen(self.module) as module:
             for start in range(0, len(own), IMAGES_AT_ONCE):
                 rows = own[start:start + IMAGES_AT_ONCE]
                 images, labels = self._load(data, rows)
-                if attack_steps:
-                    images = madry(module, images, labels, self.stream.noise(images, "validation", rows), attack)
-                right += (module(images).argmax(-1) == labels).sum()
+                with torch.no_grad():
+                    stands = module(images).argmax(-1) == labels
+                if attack_steps and stands.any():
+                    stands[stands.clone()] = self._withstand(images[stands], labels[stands], rows[stands.cpu()], attack_steps)
+                right += stands.sum()
         self.share.add(right)
         return float(right) / len(data)
 
-    def finish(self) -> int:
-        """Put the weights that model selection keeps into the network; returns the step that they are of."""
-        self.module.eval()
-        if not self.best.weights:
-            return self.step
+    def _withstand(self, images: torch.Tensor, labels: torch.Tensor, rows: np.ndarray, steps: int) -> torch.Tensor:
+        seeds = [derive_seed(self.config.seed, "validation attack", int(row)) for row in rows]
+        oracle = Oracle(self.module, len(images))
+        return ~PGD(steps=steps).run(oracle, images, labels, self.config.adversarial.threat, seeds).fooled
+
+    def finish(self) -> None:
+        """Put the weights that model selection keeps, those of `best`, into the network."""
         self.module.load_state_dict(self.best.weights)
-        return self.best.step
+        self.module.eval()
 
     def spent(self) -> dict[str, float]:
         """Steps, passes of each training image, and seconds of training without validation."""

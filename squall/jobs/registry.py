@@ -34,6 +34,9 @@ class Job:
     """Name of the function in `module` that takes the configuration and returns the exit status."""
     demands: str | None = None
     """Name of the function in `module` that says, from the configuration, what a run reserves; jobs without cannot be swept."""
+    steps: str | None = None
+    """Name of the function in `module` that says, from the configuration, how many steps a run takes; by default its ``steps``
+    key."""
     title: str = ""
     """Heads the job's reports."""
     report: str | None = None
@@ -66,6 +69,10 @@ class Job:
     def demands_of(self, config: Config) -> Sequence[Any]:
         """What a run of this configuration reserves on the cluster."""
         return getattr(import_module(self.module), self.demands)(config)
+
+    def steps_of(self, config: Config) -> int:
+        """How many steps a run of this configuration takes."""
+        return getattr(import_module(self.module), self.steps)(config) if self.steps else config.steps
 
     def report_section(self, config: Config) -> Sequence[str]:
         """The job's own lines of its report."""
@@ -197,6 +204,18 @@ JOBS: tuple[Job, ...] = (
         title="Supervised fine-tuning",
         report="report_section",
         default_config="@sft",
+    ),
+    Job(
+        command=("train", "classifier"),
+        summary="Train an image or clip classifier: supervised or REINFORCE, plain or on attacked images",
+        example="squall train classifier objective.kind=pg data.format=idx data.path=data/fashion",
+        module="squall.jobs.train_classifier",
+        config="TrainClassifierConfig",
+        demands="demands",
+        steps="steps",
+        title="Classifier",
+        report="report_section",
+        default_config="@classifier",
     ),
     Job(
         command=("train", "warm-up"),

@@ -78,15 +78,18 @@ def build_report(directory: RunDirectory) -> Path:
     started = next((event for event in reversed(read_lines(directory.events)) if event["kind"] == "started"), {})
     notes = list(started.get("notes", []))
     job = next((job for job in JOBS if job.name == started.get("job")), None)
-    sampling = validate(FrameSampling, (config.get("data") or {}).get("frames") or {}, f"{directory.config}, data.frames")
-    store, scoring = RolloutStore(directory.rollouts), run_scoring(directory)
-    answers, best, worst = None, [], []
+    store, answers, best, worst, examples, problems = RolloutStore(directory.rollouts), None, [], [], [], []
+    held_out = status.finished and RolloutStore(directory.heldout).steps()
+    if store.steps() or held_out:
+        sampling = validate(FrameSampling, (config.get("data") or {}).get("frames") or {}, f"{directory.config}, data.frames")
     if store.steps():
+        scoring = run_scoring(directory)
         found = scan(store, AnswerFilter(), scoring, skip_damaged=True)
         notes += [f"{path.relative_to(directory.path)} is damaged and left out." for path in found.damaged]
         answers = found.table
         best, worst = training_examples(store, answers, scoring, sampling)
-    examples, problems = _held_out(directory, sampling) if status.finished else ([], [])
+    if held_out:
+        examples, problems = _held_out(directory, sampling)
     return write_report(
         directory, title=f"{job.title}: {directory.name}" if job else directory.name, status=status,
         results=read_json(directory.results) if status.finished else {},

@@ -17,10 +17,10 @@ from squall.platform.runs import RunDirectory, checkpoint_step, from_here, read_
 
 OPTIMISER = "learner.optimiser"
 FREE = ("resume", "name", "output", "steps", "max_staleness", "ray_address", "dashboard", "engine", "workers", "tracking",
-        "trace_steps", "max_sampled_groups", "checkpoint_every_steps", "learner.workers", "learner.cpus", "learner.threads",
-        "learner.gpus", "learner.tokens_per_microbatch", "learner.shared_prefix", "learner.gradient_checkpointing",
-        "learner.vision_cache_mib", "learner.start_timeout_s", "learner.step_timeout_s", f"{OPTIMISER}.zero_stage",
-        f"{OPTIMISER}.offload_optimiser")
+        "trace_steps", "max_sampled_groups", "checkpoint_every_steps", "device", "data.decode_threads", "learner.workers",
+        "learner.cpus", "learner.threads", "learner.gpus", "learner.tokens_per_microbatch", "learner.shared_prefix",
+        "learner.gradient_checkpointing", "learner.vision_cache_mib", "learner.start_timeout_s", "learner.step_timeout_s",
+        f"{OPTIMISER}.zero_stage", f"{OPTIMISER}.offload_optimiser")
 """Keys that a resumed run may change: where, how fast and how long it runs, what is kept. Others would make it another run."""
 
 
@@ -94,7 +94,7 @@ def check_same_run(config: Config, run: RunDirectory) -> tuple[str, ...]:
                           f"Resume it as it was (squall ... {run.config} --resume), or start a new run from its weights: "
                           "model.path=")
     schedule = now.get(f"{OPTIMISER}.schedule", "constant")
-    if now["steps"] == stored["steps"] or schedule == "constant":
+    if now.get("steps") == stored.get("steps") or schedule == "constant":
         return ()
     return (f"steps was {stored['steps']} and is {now['steps']}: the {schedule} learning rate follows the new length",)
 

@@ -245,7 +245,8 @@ def _search(config: TuneConfig, job: Job, space: Mapping[str, Any], folder: Path
     from squall.jobs.sweep_watch import SweepWatch
 
     example = {key: examples(domain)[0] for key, domain in space.items()}
-    sweep, steps = config.sweep, validate(job.load()[0], config.trial_values(example), where=f"squall {job.name}").steps
+    sweep = config.sweep
+    steps = job.steps_of(validate(job.load()[0], config.trial_values(example), where=f"squall {job.name}"))
     runs = folder / "trials"
     runs.mkdir(exist_ok=True)
     run_one = functools.partial(run_trial, job.name, config, str(runs))

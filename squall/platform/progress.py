@@ -26,6 +26,10 @@ FIGURES = {
     "accuracy/shuffled": "shuffled",
     "contrast/gap": "gap",
     "kl": "KL",
+    "reward": "reward",
+    "accuracy/train": "train",
+    "accuracy/validation": "validation",
+    "accuracy/attacked": "attacked",
 }
 """Metric name to short label, in the order shown."""
 

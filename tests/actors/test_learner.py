@@ -14,11 +14,12 @@ from safetensors.torch import load_file
 
 from squall.actors import deepspeed_backend
 from squall.actors.deepspeed_backend import OptimiserConfig
-from squall.actors.learner import Learner, LearnerConfig, trainer_class
+from squall.actors.learner import Learner, LearnerConfig
 from squall.actors.learner_worker import LearnerWeights, RestoredState
 from squall.actors.rollout_buffer import TrainBatch, TrainSequence
 from squall.actors.rollout_engine import GenerateRequest
 from squall.actors.weight_transfer import EngineFleet, open_sender
+from squall.actors.worker_group import trainer_class
 from squall.algorithms.packing import PackedRow, collate
 from squall.algorithms.policy import encode_prompt
 from squall.algorithms.scoring import AnswerScorer

@@ -28,6 +28,14 @@ PANELS: tuple[tuple[str, str, str, tuple[tuple[str, str, str], ...]], ...] = (
       ("difficulty/difficult", "difficult", "c3"))),
     ("training", "Memory of difficult questions", "questions that wait, and what became of them in each step",
      (("memory/size", "waiting", "c1"), ("memory/promoted", "promoted", "c2"), ("memory/evicted", "given up", "c3"))),
+    ("classifier", "Accuracy", "share of images: trained on, for validation, validation under attack",
+     (("accuracy/train", "train", "c1"), ("accuracy/validation", "validation", "c2"), ("accuracy/attacked", "attacked", "c3"))),
+    ("classifier", "Reward and exploration", "mean reward of drawn classes; share drawn at random",
+     (("reward", "reward", "c1"), ("exploration", "exploration", "c2"))),
+    ("classifier", "Predictive entropy", "nats per image", (("predictive_entropy", "entropy", "c1"),)),
+    ("classifier", "Length of the gradient", "before clipping", (("grad_norm", "gradient", "c1"),)),
+    ("classifier", "Learning rate", "", (("learning_rate", "rate", "c1"),)),
+    ("classifier", "Images without a gradient", "share that FGSM left as they were", (("unchanged", "unchanged", "c1"),)),
     ("learner", "KL to the reference", "k3 estimate, nats per token", (("kl", "KL", "c1"),)),
     ("learner", "Entropy", "nats per token", (("entropy", "entropy", "c1"),)),
     ("learner", "Loss", "", (("loss", "loss", "c1"),)),
@@ -58,7 +66,7 @@ class Chart:
     """What the template draws: SVG fragments as lists of coordinates, a legend and the data for the pointer."""
 
     section: str
-    """``training``, ``learner`` or ``time``."""
+    """``training``, ``classifier``, ``learner`` or ``time``."""
     title: str
     note: str
     lines: tuple[tuple[str, str, str], ...]
