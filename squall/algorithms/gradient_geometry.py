@@ -4,15 +4,19 @@ from __future__ import annotations
 
 import copy
 import math
-
-import torch
+from typing import TYPE_CHECKING
 
 from squall.algorithms.attacks.base import Model
 from squall.algorithms.attacks.draws import Draws
 
+if TYPE_CHECKING:
+    import torch
+
 
 def entropy_bits(logits: torch.Tensor) -> torch.Tensor:
     """Entropy of each prediction, (B,) float64, in bits: 0 where the model is sure, log2 K where it is uniform over K."""
+    import torch
+
     return torch.special.entr(logits.double().softmax(1)).sum(1) / math.log(2)
 
 
@@ -42,6 +46,8 @@ def unit_ball(draws: Draws, rows: torch.Tensor, count: int, images: torch.Tensor
 
 def in_float64(model: Model, image: torch.Tensor) -> Model | None:
     """The same model in float64; None for one that is no module or does not run in it. `image` (...) is tried."""
+    import torch
+
     if not isinstance(model, torch.nn.Module):
         return None
     try:

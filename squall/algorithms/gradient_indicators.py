@@ -100,11 +100,14 @@ def measure(oracle: Oracle, images: torch.Tensor, labels: torch.Tensor, threat: 
     for start in range(0, len(images), at_once):
         rows = torch.arange(start, min(start + at_once, len(images)), device=images.device)
         batch = _Batch(oracle.part(rows), images[rows], labels[rows], list(seeds[start:start + at_once]), config)
-        at_images, clean = _at_images(batch, precise and precise.part(rows))
+        exact = precise and precise.part(rows)
+        at_images, clean = _at_images(batch, exact)
         along_path, attacked = _along_path(batch, threat)
         columns = {**at_images, **along_path, **_in_balls(batch), **_predictions(batch, (clean, attacked))}
         parts.append(GradientMeasurements(**{name: column.cpu().numpy() for name, column in columns.items()}))
         oracle.add(batch.oracle, rows)
+        if precise and exact:
+            precise.add(exact, rows)
     return joined(parts)
 
 

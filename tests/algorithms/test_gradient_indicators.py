@@ -12,7 +12,7 @@ from torch import nn
 
 from squall.algorithms.attacks.base import Oracle, Threat
 from squall.algorithms.attacks.draws import Draws
-from squall.algorithms.gradient_geometry import entropy_bits, in_float64, lengths, unit_ball
+from squall.algorithms.gradient_geometry import directions, entropy_bits, in_float64, lengths, unit_ball
 from squall.algorithms.gradient_indicators import GradientMeasurements, IndicatorConfig, joined, measure, summarise
 from squall.platform.attack_card import Indicators
 
@@ -137,6 +137,8 @@ def test_saturation_is_seen_in_float32_and_not_in_float64():
 def test_tiny_gradients_have_lengths_and_directions():
     vectors = torch.tensor([[3e-30, 4e-30], [0.0, 0.0]])
     assert lengths(vectors).tolist() == pytest.approx([5e-30, 0])
+    assert lengths(vectors.double() * 1e-290)[0].item() > 0  # squares that float64 does not hold either
+    np.testing.assert_allclose(directions(vectors), [[0.6, 0.8], [0, 0]], rtol=1e-6)
 
 
 def test_an_image_has_the_same_numbers_whatever_stands_beside_it():
@@ -150,11 +152,12 @@ def test_an_image_has_the_same_numbers_whatever_stands_beside_it():
 
 
 def test_passes_are_counted():
-    oracle = Oracle(linear(), 3)
     images, labels = pictures(3)
-    measure(oracle, images, labels, Threat(), [0, 1, 2], CONFIG)
+    oracle, precise = Oracle(linear(), 3), Oracle(linear().double(), 3)
+    measure(oracle, images, labels, Threat(), [0, 1, 2], CONFIG.model_copy(update={"points_per_pass": 2}), precise)
     backward = 1 + 3 * 8 + 6
     assert oracle.gradients.tolist() == [backward] * 3 and oracle.queries.tolist() == [backward] * 3
+    assert precise.gradients.tolist() == precise.queries.tolist() == [1] * 3
 
 
 def test_points_fill_the_ball():

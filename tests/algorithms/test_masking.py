@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from digit_models import Quantised, Rippled, Scaled, Shuffled, battery, trained
@@ -48,6 +50,13 @@ def test_honest_models_set_off_no_alarm(adversarial):
 ], ids=["saturated", "saturated-robust", "quantised", "random", "rippled", "more-rippled"])
 def test_masked_models_are_caught(model, expected):
     assert alarms(model()) == expected
+
+
+def test_transfer_beats_cross_entropy_where_it_saturates():
+    """As long as no attack that is blind to scale is among the gradient attacks."""
+    found = battery(nn.Sequential(trained(), Scaled(1e3)), trained(seed=1))
+    fooled = {trial: array for trial, array in found.fooled.items() if not trial.attack.startswith("apgd")}
+    assert black_box(found).passed and black_box(replace(found, fooled=fooled)).passed is False
 
 
 def test_logits_that_were_large_in_training_mask_nothing():
