@@ -296,8 +296,8 @@ def test_transfer_has_the_own_attack_on_its_diagonal_and_means_over_an_arms_pair
 
 def test_transfer_counts_as_the_source_that_left_fewest() -> None:
     few = Estimate(value=0.01, low=0.0, high=0.02, n=500)
-    card = SEVERAL.model_copy(update={"transfers": (*SEVERAL.transfers, Transfer(
-        source="outside", target="sl", attack="pgd", norm="linf", epsilon=8 / 255, accuracy=few))})
+    card = SEVERAL.model_copy(update={"transfers": (Transfer(
+        source="outside", target="sl", attack="pgd", norm="linf", epsilon=8 / 255, accuracy=few), *SEVERAL.transfers)})
     sl = subjects(card)[0]
     assert sl.under(TRANSFER, MAIN) == few and standing(card, sl, MAIN)["transfer"] == (TRANSFER, few)
     assert [name for name, _, _ in pivot(card, card.models[0], MAIN).rows][-2:] == [TRANSFER, WORST]

@@ -109,7 +109,8 @@ def _draw(name: str, record: Mapping[str, Any], top: float) -> Landscape:
 
 
 def _figures(record: Mapping[str, Any]) -> str:
-    shares = [f"{word} {100 * record[name]:.0f} %" for name, word in (("plateau", "flat"), ("wrong", "wrong")) if name in record]
+    words = {"plateau": "flat", "wrong": "wrong"}
+    shares = [f"{word} {100 * record[name]:.0f} %" for name, word in words.items() if name in record]
     return " · ".join(([f"roughness {measure(record['roughness'])} nats"] if "roughness" in record else []) + shares)
 
 
