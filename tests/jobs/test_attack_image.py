@@ -153,7 +153,8 @@ def kill_worker(run: Path, at: int) -> None:
 
 
 WORDS = ("images=48", "chunk=8", "attacks=[{kind: pgd, steps: 30}, {kind: square, queries: 60}, {kind: noise, draws: 3}]",
-         "budgets=[{epsilon: 0.1}, {norm: l2, epsilon: 0.5}]", "diagnosis={images: 16, indicators: {steps: 3, samples: 2}, landscape: {points_per_side: 2}}",
+         "budgets=[{epsilon: 0.1}, {norm: l2, epsilon: 0.5}]",
+         "diagnosis={images: 16, indicators: {steps: 3, samples: 2}, landscape: {points_per_side: 2}}",
          "workers.cpus=0.5", "name=run")
 FILES = ("attacks.parquet", "card.json", "examples.safetensors", "landscapes/first.json")
 
