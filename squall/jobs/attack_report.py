@@ -17,6 +17,7 @@ from squall.jobs.console import say
 from squall.platform.attack_card import ATTACKS, ATTACKS_FILE, CARD_FILE, AttackCard
 from squall.platform.config import validate
 from squall.platform.errors import DataError
+from squall.platform.report.attack_export import export_attacks
 from squall.platform.report.attacks import write_attack_report
 from squall.platform.report.evaluation import bounds, percent
 from squall.platform.report_card import Estimate
@@ -37,6 +38,7 @@ def write_attack_card(folder: RunDirectory, facts: Mapping[str, Any]) -> AttackC
     folder.write_json(CARD_FILE, card.model_dump(mode="json"))
     command = shlex.join(["squall", "report", str(from_here(folder.path))])
     write_attack_report(folder.path, card, table, read_examples(folder.path), command=command)
+    export_attacks(card, folder.path / "figures")
     return card
 
 
