@@ -9,6 +9,7 @@ from collections.abc import Iterator
 import numpy as np
 import pytest
 import torch
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from squall.algorithms.classifier_config import FitConfig
 from squall.algorithms.classifier_fit import fit_classifier, method_name, restore, snapshot
@@ -80,10 +81,11 @@ def test_two_workers_learn_what_one_does(method: tuple[str, ...]) -> None:
 
     workers = [ClassifierTraining(config, FEW, Share(rank, 2, functools.partial(add, rank))) for rank in range(2)]
     threads = [threading.Thread(target=work, args=(training,)) for training in workers]
-    for thread in threads:
-        thread.start()
-    for thread in threads:
-        thread.join()
+    with sdpa_kernel([SDPBackend.FLASH_ATTENTION, SDPBackend.MATH]):  # whose switches threads share: to be put back after them
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
     assert results[0] == results[1] == pytest.approx(expected, rel=1e-4, abs=1e-6)
     assert len(set(expected[::3])) > 3
 
