@@ -83,21 +83,23 @@ def _search(oracle: Oracle, walk: Walk, squares: Squares, steps: int, attempts: 
     Args:
         every: ask even about squares that change nothing, as the authors' code does; a deterministic model has answered that.
     """
-    import torch
-
     shape = attempts.points.shape[1:]
     for step in range(steps):
         asked, candidates = walk.propose(step, squares, every=every)
         if not len(asked):
             continue
-        logits, labels = oracle.logits(candidates.view(-1, *shape), walk.rows[asked]), walk.labels[asked]
-        losses, wrong = cw(logits, labels), logits.argmax(1) != labels
-        better = wrong | (losses > walk.losses[asked])
-        walk.points[asked[better]] = candidates[better]
-        walk.losses[asked[better]] = losses[better]
-        if wrong.any():
-            fallen = torch.zeros_like(walk.rows, dtype=torch.bool).index_fill_(0, asked[wrong], True)
-            attempts.points[walk.rows[fallen]] = walk.points[fallen].view(-1, *shape)
-            attempts.fooled[walk.rows[fallen]] = True
-            walk = walk.kept(~fallen)
+        labels = walk.labels.index_select(0, asked)
+        logits = oracle.logits(candidates.view(-1, *shape), walk.rows.index_select(0, asked))
+        losses = cw(logits, labels)
+        better = (losses > walk.losses.index_select(0, asked)).nonzero()[:, 0]
+        kept = asked.index_select(0, better)
+        walk.points[kept] = candidates.index_select(0, better)
+        walk.losses[kept] = losses.index_select(0, better)
+        if not (losses >= 0).any():
+            continue
+        wrong = logits.argmax(1) != labels
+        rows = walk.rows[asked[wrong]]
+        attempts.points[rows] = candidates[wrong].view(-1, *shape)
+        attempts.fooled[rows] = True
+        walk = walk.kept(~attempts.fooled[walk.rows])
     attempts.record_standing(walk.rows, walk.points.view(-1, *shape), walk.losses)

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import TYPE_CHECKING
 
@@ -40,13 +40,16 @@ class Squares:
         top, left = (numbers[..., 0] * (self.height - self.side)).long(), (numbers[..., 1] * (self.width - self.side)).long()
         return top * self.width + left
 
-    def pixels(self, corners: torch.Tensor, channels: int) -> torch.Tensor:
-        """All pixels (n, channels, side * side) of squares with these corners (n,)."""
+    def pixels(self, corners: torch.Tensor) -> torch.Tensor:
+        """All pixels (..., side * side) of squares with these corners (...)."""
+        return corners[..., None] + self._inside.to(corners.device)
+
+    @cached_property
+    def _inside(self) -> torch.Tensor:
         import torch
 
-        along = torch.arange(self.side, device=corners.device)
-        inside = (along[:, None] * self.width + along).flatten()
-        return (corners[:, None] + inside)[:, None].expand(-1, channels, -1)
+        along = torch.arange(self.side)
+        return (along[:, None] * self.width + along).flatten()
 
 
 @dataclass(frozen=True)
@@ -55,11 +58,6 @@ class Walk(Batch):
 
     losses: torch.Tensor
     """Of the points, (n,)."""
-    corners: torch.Tensor
-    """Of the squares of every step, (n, steps, ...)."""
-    signs: torch.Tensor
-    """1 or -1, (n, steps, C)."""
-
     @staticmethod
     def side(share: float, height: int, width: int) -> int:
         """Of a square that covers this share of the picture."""
@@ -84,9 +82,12 @@ class Walk(Batch):
 class LinfWalk(Walk):
     """Every value is at one of its two bounds; a square sets a channel to all of one kind."""
 
-    low: torch.Tensor
-    high: torch.Tensor
-    """Bounds (n, C, H * W) of the values."""
+    corners: torch.Tensor
+    """First pixel of every step's square in each channel, (n, steps, C)."""
+    kinds: torch.Tensor
+    """The same among `bounds`."""
+    bounds: torch.Tensor
+    """Lowest values of each channel's pixels, then the highest, (n, C, 2 * H * W)."""
 
     @staticmethod
     def side(share: float, height: int, width: int) -> int:
@@ -100,27 +101,35 @@ class LinfWalk(Walk):
 
     @classmethod
     def drawn(cls, batch: Batch, losses: torch.Tensor, squares: Squares, steps: int, draws: Draws) -> LinfWalk:
-        numbers = draws.uniform(batch.rows, steps, 2 + batch.images.shape[1], shared=True)
+        import torch
+
+        channels, pixels = batch.images.shape[1:]
+        numbers = draws.uniform(batch.rows, steps, 2 + channels, shared=True)
+        corners = squares.corners(numbers[..., :2])[..., None].expand(-1, -1, channels)
         low, high = (batch.images - squares.epsilon).clamp_(min=0), (batch.images + squares.epsilon).clamp_(max=1)
-        corners = squares.corners(numbers[..., :2])
-        return cls(**vars(batch), losses=losses, corners=corners, signs=_signs(numbers[..., 2:]), low=low, high=high)
+        return cls(**vars(batch), losses=losses, corners=corners, kinds=corners + pixels * (_signs(numbers[..., 2:]) > 0),
+                   bounds=torch.cat((low, high), dim=2))
 
     def propose(self, step: int, squares: Squares, *, every: bool) -> tuple[torch.Tensor, torch.Tensor]:
         import torch
 
-        pixels = squares.pixels(self.corners[:, step], self.points.shape[1])
-        up = self.signs[:, step, :, None] > 0
-        tried = torch.where(up, self.high.gather(2, pixels), self.low.gather(2, pixels))
+        pixels = squares.pixels(self.corners[:, step])
+        tried = self.bounds.gather(2, squares.pixels(self.kinds[:, step]))
         if every:
             return torch.arange(len(self), device=pixels.device), self.points.scatter(2, pixels, tried)
         asked = (tried != self.points.gather(2, pixels)).flatten(1).any(1).nonzero()[:, 0]
-        return asked, self.points[asked].scatter_(2, pixels[asked], tried[asked])
+        points, pixels, tried = (values.index_select(0, asked) for values in (self.points, pixels, tried))
+        return asked, points.scatter_(2, pixels, tried)
 
 
 @dataclass(frozen=True)
 class L2Walk(Walk):
     """A square gets a bump and the length of the change that another square and it had; all is scaled to epsilon."""
 
+    corners: torch.Tensor
+    """First pixels of every step's two squares, (n, steps, 2)."""
+    signs: torch.Tensor
+    """Of the bump in each channel, 1 or -1, (n, steps, C)."""
     tall: torch.Tensor
     """int64 (n, steps): 1 where the bump is transposed, 0 where not."""
 
@@ -158,7 +167,8 @@ class L2Walk(Walk):
         import torch
 
         channels = self.points.shape[1]
-        first, second = (squares.pixels(corner, channels) for corner in self.corners[:, step].unbind(1))
+        corners = self.corners[:, step, :, None].expand(-1, -1, channels)
+        first, second = squares.pixels(corners).unbind(1)
         change = self.points - self.images
         unused = (squares.epsilon**2 - _power(change.flatten(1))).clamp_(min=0)[:, None]
         old = change.gather(2, first)
