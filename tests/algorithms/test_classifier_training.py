@@ -107,6 +107,7 @@ def test_a_snapshot_goes_on_bit_by_bit(method: tuple[str, ...]) -> None:
     half.advance(4)  # in the middle of an interval
     tensors, numbers = snapshot(half)
     restore(rest, tensors, numbers)
+    torch.manual_seed(99)  # dropout does not go by it
     rest.advance(5)
     row = rest.row()
     mean = [(a + b) / 2 for a, b in zip(expected[:2], expected[3:5], strict=True)]
