@@ -26,7 +26,7 @@ HALVINGS = (11, 51, 201, 501, 1001, 2001, 4001, 6001, 8001)
 """Steps at which the squares' share of the image is halved, as in the paper (section 3 there: for 10,000 steps)."""
 SPAN = 100
 """Steps for which random numbers are drawn at a time, and after which those that stand are put into batches anew."""
-BATCH = 128
+BATCH = 256
 """Images that are asked about at a time on a CPU."""
 
 
