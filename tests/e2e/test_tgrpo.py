@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from squall.jobs import report, sft, tgrpo
+from squall.cli import main
+from squall.jobs import report, run_session, sft, tgrpo
 from squall.jobs.heldout import EvaluationConfig
 from squall.platform.config import load_config
 from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
@@ -70,11 +71,15 @@ def test_a_run_trains_and_leaves_everything_behind(manifests: dict[str, Path], r
     (["corruption.kinds=[rian]"], "unknown corruption kind 'rian'. Allowed: "),
     (["model.path=./nowhere"], "no such directory"),
 ])
-def test_bad_input_is_one_line_before_any_actor_starts(overrides: list[str], message: str, tmp_path: Path) -> None:
-    done = subprocess.run([sys.executable, "-m", "squall", "train", "tgrpo", "@demo", *overrides], cwd=tmp_path,
-                          capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2
-    assert message in done.stderr and len(done.stderr.strip().splitlines()) == 1
+def test_bad_input_is_one_line_before_any_actor_starts(
+        overrides: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        ) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(run_session, "start_ray", lambda *_, **__: pytest.fail("Ray was started"))
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "tgrpo", "@demo", *overrides])
+    printed = capsys.readouterr().err
+    assert ended.value.code == 2 and message in printed and len(printed.strip().splitlines()) == 1
     assert not (tmp_path / "runs").exists()
 
 
@@ -113,9 +118,12 @@ def test_supervised_steps_from_a_relative_model_path(manifests: dict[str, Path],
     assert len(second) >= 32 and not first & second  # files that cannot be read are consumed too
 
 
-def test_a_model_directory_without_a_processor_is_refused(tmp_path: Path, manifests: dict[str, Path]) -> None:
+def test_a_model_directory_without_a_processor_is_refused(
+        tmp_path: Path, manifests: dict[str, Path], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+        ) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "qwen2_5_vl"}')
-    done = subprocess.run([sys.executable, "-m", "squall", "train", "tgrpo", "@demo", f"data.train={manifests['train']}",
-                           "model.path=./model"], cwd=tmp_path, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 2 and "a model directory without a processor" in done.stderr
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["train", "tgrpo", "@demo", f"data.train={manifests['train']}", "model.path=./model"])
+    assert ended.value.code == 2 and "a model directory without a processor" in capsys.readouterr().err
