@@ -131,12 +131,12 @@ def contrast_keys(card: AttackCard) -> list[Key]:
 
 
 def say_arms(card: AttackCard, console: Console) -> None:
-    """A table of the arms at the main budget, in percent, and which are not to be trusted."""
-    keys = contrast_keys(card)
+    """A table of the arms at the main budget, in percent, and which are not to be trusted; the page has all attacks."""
+    keys = [key for key in contrast_keys(card) if key.figure in (CLEAN, "pgd", "autoattack", TRANSFER, WORST)]
     shown = [key for key in keys if any(_find(arm, key) for arm in card.arms)]
     table = Table(box=SIMPLE_HEAD, show_edge=False, pad_edge=False)
     for place, name in enumerate(("arm", *(key.figure for key in shown), "seconds")):
-        table.add_column(name, justify="right" if place else "left", no_wrap=not place)
+        table.add_column(name, justify="right" if place else "left", no_wrap=True)
     for arm in card.arms:
         table.add_row(arm.name, *("" if (one := _find(arm, key)) is None else f"{100 * one.mean:.1f}" for key in shown),
                       f"{arm.seconds:.0f}")
