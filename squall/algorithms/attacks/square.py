@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     import torch
 
 HALVINGS = (11, 51, 201, 501, 1001, 2001, 4001, 6001, 8001)
-"""Steps at which the squares' share of the image is halved, as in the paper (section 3 there: for 10,000 steps)."""
+"""Steps at which the squares' share of the image is halved, as the paper has it for 10,000 steps."""
 SPAN = 100
 """Steps for which random numbers are drawn at a time, and after which those that stand are put into batches anew."""
 BATCH = 256
@@ -74,7 +74,9 @@ def _begin(oracle: Oracle, batch: Batch, attempts: Attempts) -> None:
 
 def _batches(rows: torch.Tensor, draws: Draws) -> Iterable[torch.Tensor]:
     """All at once in a replay and on a GPU; on a CPU as many as its cache holds."""
-    return rows.split(len(rows) if len(rows) and (draws.together or rows.is_cuda) else BATCH)
+    if not len(rows):
+        return ()
+    return rows.split(len(rows) if draws.together or rows.is_cuda else BATCH)
 
 
 def _search(oracle: Oracle, walk: Walk, squares: Squares, steps: int, attempts: Attempts, *, every: bool) -> None:
@@ -102,4 +104,6 @@ def _search(oracle: Oracle, walk: Walk, squares: Squares, steps: int, attempts: 
         attempts.points[rows] = candidates[wrong].view(-1, *shape)
         attempts.fooled[rows] = True
         walk = walk.kept(~attempts.fooled[walk.rows])
+        if not len(walk):
+            return
     attempts.record_standing(walk.rows, walk.points.view(-1, *shape), walk.losses)

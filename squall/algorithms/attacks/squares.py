@@ -58,6 +58,7 @@ class Walk(Batch):
 
     losses: torch.Tensor
     """Of the points, (n,)."""
+
     @staticmethod
     def side(share: float, height: int, width: int) -> int:
         """Of a square that covers this share of the picture."""

@@ -117,6 +117,20 @@ def test_a_replay_is_pyautoattacks(digits: Digits, targets: int, norm: str) -> N
     assert torch.allclose(ours.adversarial[ours.fooled], theirs[their_fooled], atol=1e-5)
 
 
+@pytest.mark.parametrize("norm", ["linf", "l2"])
+def test_a_restart_begins_at_half_of_epsilon_from_the_image(norm: str) -> None:
+    shown: list[torch.Tensor] = []
+
+    def model(images: torch.Tensor) -> torch.Tensor:
+        shown.append(images.detach())
+        return torch.stack((images.flatten(1).sum(1) + 100, images.flatten(1).sum(1) * 0), dim=1)
+
+    images, threat = torch.full((3, 1, 4, 4), 0.5), Threat(norm=norm, epsilon=0.2)
+    FABT(steps=1, restarts=3).run(Oracle(model, 3), images, torch.zeros(3, dtype=torch.int64), threat, range(3))
+    starts = [points for points in shown if torch.allclose(lengths(points - images, norm), torch.tensor(0.1))]
+    assert len(starts) == 2 and (starts[0] != starts[1]).any()
+
+
 def test_a_model_without_gradient_leaves_its_images_standing() -> None:
     class Steps(torch.nn.Module):
         def forward(self, images: torch.Tensor) -> torch.Tensor:
