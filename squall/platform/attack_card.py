@@ -164,7 +164,7 @@ class ArmFigure(Config):
     mean: float
     low: float
     high: float
-    """95 % interval over seeds and images, as docs/attacks.md says; for indicators the range over seeds."""
+    """95 % interval over images of what the seeds reach on average; for indicators the range over seeds."""
     seeds: tuple[float, ...]
 
 
