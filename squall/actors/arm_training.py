@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from pydantic import Field
 from ray.exceptions import RayError, RayTaskError
 
 from squall.algorithms.classifier_config import FitConfig
@@ -44,9 +45,9 @@ class Trained:
 class TrainingTasksConfig(Config):
     """What every training reserves."""
 
-    cpus: float = 1.0
+    cpus: float = Field(1.0, gt=0)
     """CPUs, and torch threads, of one training."""
-    gpus: float = 0.0
+    gpus: float = Field(0.0, ge=0)
     """GPUs, such as 0.25 for four trainings on one."""
 
 

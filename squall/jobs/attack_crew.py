@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, nullcontext
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Generic, TypeVar
 
+import ray
 from rich.console import Console
 
 from squall.actors.attack_pool import AttackPool, AttackWorkersConfig, Failed
@@ -62,7 +63,7 @@ class Crew:
                 self._tell(self._pool, progress)
 
     def _start(self) -> AttackPool:
-        with phase(self._console, "starting Ray", "ray", {}):
+        with nullcontext() if ray.is_initialized() else phase(self._console, "starting Ray", "ray", {}):
             cluster = start_ray(self._ray_address)
         self._stack.callback(stop_ray)
         self._stack.enter_context(messages_of_ray(lambda line: append_line(self._folder.logs / "ray.log", line)))

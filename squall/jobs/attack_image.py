@@ -12,15 +12,15 @@ from typing import Any
 
 from rich.console import Console
 
+from squall.jobs.attack_card import build_attack_card
 from squall.jobs.attack_image_plan import AttackImageConfig, AttackPlan, prepare
 from squall.jobs.attack_models import LEDGER_FILE, AttackRun, attack_models
 from squall.jobs.attack_report import say_attack_card, write_attack_card, write_attacks
 from squall.jobs.console import counted, say
-from squall.jobs.evaluate import lasting
-from squall.jobs.resume import resume_command
+from squall.jobs.resume import resumable
 from squall.platform.attack_card import CARD_FILE
 from squall.platform.config import dump_yaml
-from squall.platform.errors import FULL_DISK, ConfigError, SquallError
+from squall.platform.errors import ConfigError
 from squall.platform.runs import RunDirectory, read_json
 
 __all__ = ["AttackImageConfig", "run"]
@@ -40,19 +40,10 @@ def run(config: AttackImageConfig) -> int:
         begin(folder, plan)
         for line in (*plan.lines(), str(folder.path)):
             say(console, line)
-        try:
+        with resumable(JOB, folder, console, lambda: f"what was asked is in {LEDGER_FILE}"):
             found = attack_models(plan.models, plan.targets, plan.battery, config.workers, folder, console,
                                   diagnosis=config.diagnosis, ray_address=config.ray_address)
             return finish(plan, folder, found, time.monotonic() - started, console)
-        except KeyboardInterrupt:
-            folder.event("interrupted")
-            say(console, f"stopped; what was asked is in {LEDGER_FILE}; go on with: {resume_command(JOB, folder)}")
-            raise
-        except OSError as error:
-            if error.errno not in FULL_DISK:
-                raise
-            raise SquallError(f"no room on the disk for {error.filename or folder.path} ({error.strerror}); what was found out "
-                              f"before is good. Make room, then go on with: {resume_command(JOB, folder)}") from error
     finally:
         lock.close()
 
@@ -96,9 +87,10 @@ def finish(plan: AttackPlan, folder: RunDirectory, found: AttackRun, wall_s: flo
         say(console, "no model answered, so there is no card")
         return 1
     write_attacks(folder, found.table)
-    card = write_attack_card(folder, {
-        "name": folder.name, "data": plan.data, "asked": plan.asked, "provenance": lasting(read_json(folder.provenance)),
+    card = build_attack_card(found.table, {
+        "name": folder.name, "data": plan.data, "asked": plan.asked, "provenance": folder.lasting_provenance(),
         "lost": found.lost, "models": found.models})
+    write_attack_card(folder, card, found.table)
     total = found.total
     folder.event("finished", rows=found.table.num_rows, lost=len(found.lost), queries=total.queries, gradients=total.gradients)
     say(console, f"{total.queries:,} queries and {total.gradients:,} gradients, all in {folder.path / LEDGER_FILE}; took "

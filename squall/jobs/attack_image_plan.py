@@ -23,7 +23,7 @@ from squall.jobs.attack_models import AttackedModel
 from squall.platform.config import Config
 from squall.platform.errors import ConfigError
 from squall.platform.image_classifiers import ImageModelConfig
-from squall.platform.image_data import ImageDataConfig, load_images
+from squall.platform.image_data import ImageDataConfig, ImageSet, load_images
 from squall.platform.seeds import derive_seed
 
 LARGEST_NAME = 80
@@ -175,14 +175,17 @@ class AttackPlan:
         return self.config.model_copy(update={"name": name, "output": output, "resume": False, "models": models})
 
 
-def prepare(config: AttackImageConfig) -> AttackPlan:
+def prepare(config: AttackImageConfig, whole: ImageSet | None = None) -> AttackPlan:
     """Read the images, open every model once, and see that they fit.
+
+    Args:
+        whole: the images of `config.split`, where they have been read before.
 
     Raises:
         ConfigError: a model, attack, budget or value that cannot be used, or that does not fit the images.
         DataError: the images cannot be read, or a model does not answer with finite logits.
     """
-    whole = load_images(config.data, config.split)
+    whole = whole or load_images(config.data, config.split)
     positions = choose(len(whole), config)
     images = whole.subset(positions, f"{config.choice} {len(positions):,}")
     targets = Targets(images, positions, config.seed, config.chunk)

@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -31,15 +29,12 @@ def write_attacks(folder: RunDirectory, table: pa.Table) -> None:
         pq.write_table(table, temporary, compression="zstd")
 
 
-def write_attack_card(folder: RunDirectory, facts: Mapping[str, Any]) -> AttackCard:
-    """Compute the card from the rows, and write it with its page. `facts` as in `build_attack_card`."""
-    table = read_attacks(folder.path)
-    card = build_attack_card(table, facts)
+def write_attack_card(folder: RunDirectory, card: AttackCard, table: pa.Table) -> None:
+    """Write a card, its figures and its page; `table` holds the rows that it was computed from."""
     folder.write_json(CARD_FILE, card.model_dump(mode="json"))
     command = shlex.join(["squall", "report", str(from_here(folder.path))])
     write_attack_report(folder.path, card, table, read_examples(folder.path), command=command)
     export_attacks(card, folder.path / "figures")
-    return card
 
 
 def remake_attack(folder: RunDirectory) -> AttackCard:
@@ -48,7 +43,10 @@ def remake_attack(folder: RunDirectory) -> AttackCard:
     Raises:
         DataError: not all is attacked yet.
     """
-    return write_attack_card(folder, facts_of(read_attack_card(folder.path)))
+    table = read_attacks(folder.path)
+    card = build_attack_card(table, facts_of(read_attack_card(folder.path)))
+    write_attack_card(folder, card, table)
+    return card
 
 
 def read_attack_card(folder: Path) -> AttackCard:

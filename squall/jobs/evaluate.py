@@ -27,10 +27,10 @@ from squall.jobs.evaluate_plan import EvaluateConfig, Evaluation, prepare
 from squall.jobs.evaluate_questions import Condition
 from squall.jobs.evaluate_reasoning import judge_reasoning
 from squall.jobs.evaluate_report import say_card, write_card
-from squall.jobs.resume import resume_command
+from squall.jobs.resume import resumable
 from squall.jobs.session import judge_demand, rollout_demands
 from squall.platform.config import dump_yaml
-from squall.platform.errors import FULL_DISK, ConfigError, SquallError
+from squall.platform.errors import ConfigError
 from squall.platform.report_card import ANSWERS_FILE, CARD_FILE, Loss, Reasoning
 from squall.platform.runs import RunDirectory, append_line, read_json
 from squall.platform.work_progress import WorkProgress
@@ -54,18 +54,8 @@ def run(config: EvaluateConfig) -> int:
         begin(folder, work)
         journal = Journal(folder.path / "answers.jsonl")
         announce(work, folder, len(journal.done), console)
-        try:
+        with resumable(JOB, folder, console, lambda: f"{len(journal.done):,} of {counted(work.case_count, 'answer')} are in"):
             lost, reasoning = ask_all(work, folder, journal, console)
-        except KeyboardInterrupt:
-            folder.event("interrupted", answered=len(journal.done))
-            say(console, f"stopped: {len(journal.done):,} of {counted(work.case_count, 'answer')} are in; go on with: "
-                         f"{resume_command(JOB, folder)}")
-            raise
-        except OSError as error:
-            if error.errno not in FULL_DISK:
-                raise
-            raise SquallError(f"no room on the disk for {error.filename or folder.path} ({error.strerror}); what was answered "
-                              f"before is good. Make room, then go on with: {resume_command(JOB, folder)}") from error
         return finish(work, folder, journal, lost, reasoning, time.monotonic() - started, console)
     finally:
         lock.close()
@@ -189,15 +179,10 @@ def finish(work: Evaluation, folder: RunDirectory, journal: Journal, lost: Seque
     write_answers(folder.path / ANSWERS_FILE, work, journal, work.model.reading())
     card = write_card(folder, {
         "name": folder.name, "model": work.model.facts, "data": work.data, "asked": work.asked,
-        "reported": work.config.reported, "provenance": lasting(read_json(folder.provenance)), "lost": tuple(lost),
+        "reported": work.config.reported, "provenance": folder.lasting_provenance(), "lost": tuple(lost),
         "reasoning": reasoning})
     folder.event("finished", answers=len(journal.done), lost=len(lost))
     say(console, f"{counted(len(journal.done), 'answer')}; took {wall_s:.1f} s")
     say_card(card, console)
     say(console, f"report: {folder.report}")
     return 0
-
-
-def lasting(provenance: Mapping[str, Any]) -> dict[str, Any]:
-    """What of a run's provenance does not depend on when and where it ran."""
-    return {name: provenance[name] for name in ("squall", "git_commit", "python", "packages")}

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import yaml
+from rich.console import Console
 
+from squall.jobs.console import say
 from squall.platform.checkpoints import read_state
 from squall.platform.config import Config
-from squall.platform.errors import ConfigError, SquallError
+from squall.platform.errors import FULL_DISK, ConfigError, SquallError
 from squall.platform.runs import RunDirectory, checkpoint_step, from_here, read_lines
 
 OPTIMISER = "learner.optimiser"
@@ -102,6 +105,26 @@ def check_same_run(config: Config, run: RunDirectory) -> tuple[str, ...]:
 def resume_command(job: str, run: RunDirectory) -> str:
     """The command line that goes on with a run."""
     return f"squall {job} {shlex.quote(str(from_here(run.config)))} --resume"
+
+
+@contextmanager
+def resumable(job: str, run: RunDirectory, console: Console, done: Callable[[], str]) -> Iterator[None]:
+    """Where what is inside is interrupted or finds the disk full, say what is `done`, a clause, and how to go on.
+
+    Raises:
+        SquallError: in place of an OSError that says there is no room.
+    """
+    try:
+        yield
+    except KeyboardInterrupt:
+        run.event("interrupted", done=done())
+        say(console, f"stopped: {done()}; go on with: {resume_command(job, run)}")
+        raise
+    except OSError as error:
+        if error.errno not in FULL_DISK:
+            raise
+        raise SquallError(f"no room on the disk for {error.filename or run.path} ({error.strerror}); {done()}. Make room, then "
+                          f"go on with: {resume_command(job, run)}") from error
 
 
 def explain_full_disk(error: OSError, run: RunDirectory) -> SquallError:

@@ -7,10 +7,8 @@ searched for signs of gradient masking. What is trained and what was asked is ke
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
 from contextlib import ExitStack
 from dataclasses import replace
-from typing import Any
 
 from rich.console import Console
 
@@ -22,10 +20,9 @@ from squall.jobs.attack_image_plan import prepare as prepare_attack
 from squall.jobs.attack_models import LEDGER_FILE, AttackRun, attack_models
 from squall.jobs.attack_report import write_attack_card, write_attacks
 from squall.jobs.console import counted, phase, say
-from squall.jobs.evaluate import lasting
-from squall.jobs.resume import resume_command
+from squall.jobs.resume import resumable, resume_command
 from squall.jobs.trial_card import CLAIMS_FROM, arm_scores, contrast_keys, make_arm, make_contrasts, say_arms
-from squall.jobs.trial_plan import TrialConfig, TrialWork, describe_arm, prepare
+from squall.jobs.trial_plan import MODELS, TrialConfig, TrialWork, describe_arm, prepare
 from squall.platform.attack_card import AttackCard
 from squall.platform.config import dump_yaml
 from squall.platform.errors import ConfigError, SquallError
@@ -39,16 +36,18 @@ JOB = "trial"
 
 
 def run(config: TrialConfig) -> int:
-    """Train what has not been trained, attack what has not been attacked, and write rows, card and page."""
+    """Train what has not been trained, attack what has not been attacked, and write rows, card and page. Returns 1 where
+    something was lost, else 0."""
     console, started = Console(), time.monotonic()
     work = prepare(config)
     folder = RunDirectory.create(config.output, JOB, config.name, resume=config.resume)
-    stack = ExitStack()
-    stack.callback(folder.lock().close)
-    try:
+    with ExitStack() as stack:
+        stack.callback(folder.lock().close)
         begin(folder, work)
         for line in (*work.lines(), str(folder.path)):
             say(console, line)
+        stack.enter_context(resumable(JOB, folder, console, lambda: f"what was trained is in {MODELS}/, what was asked in "
+                                                                    f"{LEDGER_FILE}"))
         with phase(console, "starting Ray", "ray", {}):
             cluster = start_ray(config.ray_address)
         stack.callback(stop_ray)
@@ -58,13 +57,6 @@ def run(config: TrialConfig) -> int:
         found = attack_models(plan.models, plan.targets, plan.battery, plan.config.workers, folder, console,
                               diagnosis=plan.config.diagnosis, ray_address=config.ray_address)
         return finish(work, plan, folder, found, time.monotonic() - started, console)
-    except KeyboardInterrupt:
-        folder.event("interrupted")
-        say(console, f"stopped; what was trained is in models/, what was asked in {LEDGER_FILE}; go on with: "
-                     f"{resume_command(JOB, folder)}")
-        raise
-    finally:
-        stack.close()
 
 
 def begin(folder: RunDirectory, work: TrialWork) -> None:
@@ -114,22 +106,21 @@ def train(work: TrialWork, folder: RunDirectory, console: Console) -> None:
 def plan_attack(work: TrialWork, folder: RunDirectory) -> AttackPlan:
     """The attack of all models, which know their arms and seeds."""
     trainings = work.trainings(folder.path)
-    plan = prepare_attack(work.config.attack_on([{"path": str(one.folder), "name": one.name} for _, _, one in trainings]))
-    models = tuple(replace(model, arm=arm, seed=seed, training=read_json(one.folder / FACTS)["training"])
-                   for model, (arm, seed, one) in zip(plan.models, trainings, strict=True))
-    return replace(plan, models=models)
+    config = work.config.attack_on([{"path": str(one.folder), "name": one.name} for _, _, one in trainings])
+    plan = prepare_attack(config, work.test)
+    return replace(plan, models=tuple(replace(model, arm=arm, seed=seed)
+                                      for model, (arm, seed, _) in zip(plan.models, trainings, strict=True)))
 
 
 def finish(work: TrialWork, plan: AttackPlan, folder: RunDirectory, found: AttackRun, wall_s: float, console: Console) -> int:
-    """Write the rows, the card and the page, and say what came of it. Returns 1 where something was lost, else 0."""
+    """Write the rows, the card and the page, and say what came of it. Returns the exit status."""
     write_attacks(folder, found.table)
-    facts: dict[str, Any] = {
+    card = build_attack_card(found.table, {
         "name": folder.name, "data": plan.data, "asked": {**plan.asked, **work.asked, "data": plan.data["hash"]},
-        "provenance": lasting(read_json(folder.provenance)), "lost": found.lost, "models": found.models,
-        "notes": notes(work)}
+        "provenance": folder.lasting_provenance(), "lost": found.lost, "models": found.models, "notes": notes(work)})
     if not found.lost:
-        facts |= arms_of(work, build_attack_card(found.table, facts), found)
-    card = write_attack_card(folder, facts)
+        card = with_arms(card, work, found)
+    write_attack_card(folder, card, found.table)
     folder.event("finished", rows=found.table.num_rows, lost=len(found.lost), queries=found.total.queries,
                  gradients=found.total.gradients)
     for sentence in found.lost:
@@ -144,13 +135,13 @@ def finish(work: TrialWork, plan: AttackPlan, folder: RunDirectory, found: Attac
     return 1 if found.lost else 0
 
 
-def arms_of(work: TrialWork, card: AttackCard, found: AttackRun) -> Mapping[str, Any]:
-    """What the card says of arms."""
+def with_arms(card: AttackCard, work: TrialWork, found: AttackRun) -> AttackCard:
+    """The card with what it says of arms."""
     standings = standings_of(found.table, card.asked)
     scores = {name: arm_scores(name, [model for model in card.models if model.arm == name], standings) for name in work.fits}
-    keys = contrast_keys(card)
-    return {"arms": tuple(make_arm(scores[name], describe_arm(fit)) for name, fit in work.fits.items()),
-            "contrasts": make_contrasts(scores, work.config.contrasts, keys)}
+    return card.model_copy(update={
+        "arms": tuple(make_arm(scores[name], describe_arm(fit)) for name, fit in work.fits.items()),
+        "contrasts": make_contrasts(scores, work.config.contrasts, contrast_keys(card))})
 
 
 def notes(work: TrialWork) -> tuple[str, ...]:

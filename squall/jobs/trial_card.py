@@ -118,8 +118,6 @@ def _p_value(first: np.ndarray, second: np.ndarray) -> float | None:
     return mcnemar_exact(first.ravel(), second.ravel(), images)
 
 
-
-
 def contrast_keys(card: AttackCard) -> list[Key]:
     """What pairs of arms are compared on: clean, and everything that was asked for at the main budget."""
     norm, epsilon = card.asked["budgets"][0]["norm"], card.asked["budgets"][0]["epsilon"]

@@ -13,10 +13,11 @@ from pydantic import Field, StringConstraints, model_validator
 from squall.actors.arm_training import Training, TrainingTasksConfig
 from squall.algorithms.classifier_config import FitConfig
 from squall.jobs.attack_battery import make_battery
-from squall.jobs.attack_image_plan import NAME, AttackImageConfig
+from squall.jobs.attack_image_plan import NAME, AttackImageConfig, choose
 from squall.platform.config import Config, lay_over, validate
 from squall.platform.errors import ConfigError
 from squall.platform.image_data import ImageDataConfig, ImageSet, load_images
+from squall.platform.networks import NetworkConfig, build_network
 
 MODELS = "models"
 """Folder of the checkpoints in the run directory."""
@@ -74,13 +75,17 @@ class TrialWork:
 
     config: TrialConfig
     train: ImageSet
+    test: ImageSet
     fits: Mapping[str, FitConfig]
     """How each arm learns; the seeds are the trial's."""
 
     def trainings(self, folder: Path) -> list[tuple[str, int, Training]]:
         """(arm, seed, training), seed by seed, so that a trial that is stopped has whole seeds."""
-        return [(arm, seed, Training(name, fit.model_copy(update={"seed": seed}), folder / MODELS / name))
-                for seed in self.config.seeds for arm, fit in self.fits.items() if (name := model_name(arm, seed))]
+        def training(arm: str, seed: int) -> Training:
+            name = f"{arm}.s{seed}"
+            return Training(name, self.fits[arm].model_copy(update={"seed": seed}), folder / MODELS / name)
+
+        return [(arm, seed, training(arm, seed)) for seed in self.config.seeds for arm in self.fits]
 
     @cached_property
     def asked(self) -> dict[str, Any]:
@@ -106,15 +111,12 @@ def prepare(config: TrialConfig) -> TrialWork:
     """
     fits = {name: _fit(name, config.training, own) for name, own in config.arms.items()}
     _refuse_equal(fits)
-    train = load_images(config.data, "train")
-    attack = config.attack_on([{"path": "models", "name": "none"}])
-    make_battery(attack.attacks, attack.threats, train.shape, masking=attack.masking, transfer=attack.transfer)
-    return TrialWork(config, train, fits)
-
-
-def model_name(arm: str, seed: int) -> str:
-    """Of a trained model in the run."""
-    return f"{arm}.s{seed}"
+    train, test = load_images(config.data, "train"), load_images(config.data, "test")
+    _try_networks(fits, train)
+    attack = config.attack_on([{"path": MODELS, "name": "none"}])
+    make_battery(attack.attacks, attack.threats, test.shape, masking=attack.masking, transfer=attack.transfer)
+    choose(len(test), attack)
+    return TrialWork(config, train, test, fits)
 
 
 def describe_arm(fit: FitConfig) -> str:
@@ -145,6 +147,18 @@ def _fit(name: str, shared: Mapping[str, Any], own: Mapping[str, Any]) -> FitCon
     if "seed" in shared or "seed" in own:
         raise ConfigError(f"arms: {name}: seeds are those of the trial; leave seed out")
     return validate(FitConfig, lay_over(shared, own), where=f"arms: {name}")
+
+
+def _try_networks(fits: Mapping[str, FitConfig], images: ImageSet) -> None:
+    tried: list[NetworkConfig] = []
+    for name, fit in fits.items():
+        if fit.network in tried:
+            continue
+        tried.append(fit.network)
+        try:
+            build_network(fit.network, images.shape, len(images.classes), *images.statistics())
+        except ConfigError as error:
+            raise ConfigError(f"arms: {name}: {error}") from None
 
 
 def _refuse_equal(fits: Mapping[str, FitConfig]) -> None:

@@ -186,8 +186,10 @@ class ArmContrast(Config):
     first: str
     second: str
     figure: str
+    """As in `ArmFigure`, at the run's main budget."""
     change: Estimate
     p_value: float | None
+    """Exact McNemar test, each image one coin, after Holm's correction over all contrasts; None with fewer than three seeds."""
 
 
 class AttackCard(Config):

@@ -153,6 +153,11 @@ class RunDirectory:
         self.write_json(self.provenance.name, value)
         return value
 
+    def lasting_provenance(self) -> dict[str, Any]:
+        """What of provenance.json does not depend on when and where it ran."""
+        value = read_json(self.provenance)
+        return {name: value[name] for name in ("squall", "git_commit", "python", "packages")}
+
     def event(self, kind: str, **fields: Any) -> None:
         """Append one line to events.jsonl: UTC time, kind and fields. It is in the file when the call returns."""
         append_line(self.events, to_json({"time": utc_now(), "kind": kind, **fields}))

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from squall.algorithms.attacks.base import Attack, Oracle, Outcome, Threat
+from squall.algorithms.attacks.base import Component, Oracle, Outcome, Threat
 from squall.algorithms.attacks.draws import Draws
 from squall.algorithms.attacks.losses import LossName
 from squall.algorithms.attacks.projections import project, start_on_sphere, unit
@@ -32,7 +32,7 @@ CHECKPOINTS = (0.22, 0.03, 0.06)
 """Fractions of all steps: until the first checkpoint, by how much each further gap is shorter, and the shortest gap."""
 
 
-class APGD(Attack):
+class APGD(Component):
     """Auto-PGD; kinds differ in the loss that they climb."""
 
     loss: ClassVar[LossName]

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, ClassVar, Literal
 from pydantic import Field, field_validator
 
 from squall.algorithms.attacks.apgd import APGDCE, APGDDLR, APGDT
-from squall.algorithms.attacks.base import Attack, Oracle, Outcome, Threat
+from squall.algorithms.attacks.base import Attack, Component, Oracle, Outcome, Threat
 from squall.algorithms.attacks.checks import check_attack
 from squall.algorithms.attacks.draws import ReplayDraws
 from squall.algorithms.attacks.entries import parse_entry
@@ -28,7 +28,7 @@ from squall.platform.seeds import derive_seed
 if TYPE_CHECKING:
     import torch
 
-COMPONENTS: Mapping[str, type[Attack]] = MappingProxyType(
+COMPONENTS: Mapping[str, type[Component]] = MappingProxyType(
     {kind.kind: kind for kind in (PGD, APGDCE, APGDDLR, APGDT, FAB, FABT, Square, Noise)})
 """Attacks that a schedule may be made of, by kind."""
 
@@ -65,7 +65,7 @@ class AutoAttack(Attack):
         return self.mode == "replay"
 
     @property
-    def attacks(self) -> tuple[tuple[str, Attack], ...]:
+    def attacks(self) -> tuple[tuple[str, Component], ...]:
         """The components, each with its name."""
         return tuple(parse_entry(entry, COMPONENTS) for entry in self.components)
 

@@ -6,6 +6,7 @@ its own seed, so that its result does not depend on the images beside it or on t
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, ClassVar, Literal, TypeAlias
@@ -129,7 +130,7 @@ class Oracle:
 
 
 class Attack(Config):
-    """Settings of an attack, and the attack itself. Subclasses set `kind` and implement `perturb`."""
+    """Settings of an attack, and the attack itself."""
 
     kind: ClassVar[str]
 
@@ -138,6 +139,7 @@ class Attack(Config):
         """Whether all images must come in one call, because the outcome depends on which stand beside one another."""
         return False
 
+    @abstractmethod
     def run(self, oracle: Oracle, images: torch.Tensor, labels: torch.Tensor, threat: Threat, seeds: Sequence[int]) -> Outcome:
         """Attack B images, each until it is fooled or the attack's own budget is spent.
 
@@ -150,12 +152,19 @@ class Attack(Config):
             DataError: images outside [0, 1], of another type or shape, labels or seeds that do not match them.
             ConfigError: an epsilon above the box.
         """
+
+
+class Component(Attack):
+    """An attack that may be a part of a schedule. Subclasses set `kind` and implement `perturb`."""
+
+    def run(self, oracle: Oracle, images: torch.Tensor, labels: torch.Tensor, threat: Threat, seeds: Sequence[int]) -> Outcome:
+        """As `Attack.run`."""
         check_attack(images, labels, threat, seeds)
         return self.perturb(oracle, images, labels, threat, Draws(seeds, images.device))
 
+    @abstractmethod
     def perturb(self, oracle: Oracle, images: torch.Tensor, labels: torch.Tensor, threat: Threat, draws: Draws) -> Outcome:
         """As `run`, of images that are known to be sound, with all randomness from `draws`; row i of B has stream i."""
-        raise NotImplementedError
 
 
 def _checked(logits: torch.Tensor, count: int) -> torch.Tensor:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 from squall.algorithms.attacks.base import Attack
 from squall.platform.config import validate
@@ -13,9 +13,10 @@ from squall.platform.errors import ConfigError, nearest
 NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]*")
 RESERVED = ("clean", "worst", "transfer")
 """What tables and cards call something else."""
+AttackT = TypeVar("AttackT", bound=Attack)
 
 
-def parse_entry(value: str | Mapping[str, Any], kinds: Mapping[str, type[Attack]]) -> tuple[str, Attack]:
+def parse_entry(value: str | Mapping[str, Any], kinds: Mapping[str, type[AttackT]]) -> tuple[str, AttackT]:
     """The name and the attack of ``pgd`` or ``{kind: pgd, name: pgd-1000, steps: 1000}``; the name defaults to the kind.
 
     Raises:

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from squall.algorithms.attacks.base import Attack, Oracle, Outcome, Threat
+from squall.algorithms.attacks.base import Component, Oracle, Outcome, Threat
 from squall.algorithms.attacks.draws import Draws
 from squall.algorithms.attacks.hyperplanes import change_to
 from squall.algorithms.attacks.losses import cw
@@ -33,7 +33,7 @@ BEYOND = 0.05
 """Part of the rest of the way that the last search goes beyond the expected boundary: on it no class has changed yet."""
 
 
-class FAB(Attack):
+class FAB(Component):
     """Towards whichever decision boundary is nearest; a step costs a gradient for each class but the label's."""
 
     kind: ClassVar[str] = "fab"

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from squall.algorithms.attacks.base import Attack, Oracle, Outcome, Threat
+from squall.algorithms.attacks.base import Component, Oracle, Outcome, Threat
 from squall.algorithms.attacks.draws import Draws
 from squall.algorithms.attacks.losses import cw
 from squall.algorithms.attacks.projections import noise_of_size
@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class Noise(Attack):
+class Noise(Component):
     """Random changes of size epsilon, each asked about once, until one fools the model."""
 
     kind: ClassVar[str] = "noise"

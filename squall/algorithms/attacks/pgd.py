@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 from pydantic import Field, model_validator
 
-from squall.algorithms.attacks.base import Attack, Loss, Oracle, Outcome, Threat
+from squall.algorithms.attacks.base import Component, Loss, Oracle, Outcome, Threat
 from squall.algorithms.attacks.checks import check_attack
 from squall.algorithms.attacks.draws import Draws
 from squall.algorithms.attacks.losses import LossName
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
 
 
-class PGD(Attack):
+class PGD(Component):
     """Steps along the gradient's sign (Linf) or direction (L2), each projected into the threat and the box."""
 
     kind: ClassVar[str] = "pgd"

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, ClassVar
 
 from pydantic import Field
 
-from squall.algorithms.attacks.base import Attack, Oracle, Outcome, Threat
+from squall.algorithms.attacks.base import Component, Oracle, Outcome, Threat
 from squall.algorithms.attacks.draws import Draws
 from squall.algorithms.attacks.losses import cw
 from squall.algorithms.attacks.rounds import Attempts, Batch
@@ -30,7 +30,7 @@ BATCH = 256
 """Images that are asked about at a time on a CPU."""
 
 
-class Square(Attack):
+class Square(Component):
     """Random search by squares: stripes and signs for Linf; for L2 bumps that take over the length of others."""
 
     kind: ClassVar[str] = "square"

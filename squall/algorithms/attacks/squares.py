@@ -7,6 +7,7 @@ channels, so that a square spans them all.
 from __future__ import annotations
 
 import math
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -53,30 +54,30 @@ class Squares:
 
 
 @dataclass(frozen=True)
-class Walk(Batch):
+class Walk(Batch, ABC):
     """State of n pictures over a span of steps. `images` and `points` are (n, C, H * W)."""
 
     losses: torch.Tensor
     """Of the points, (n,)."""
 
     @staticmethod
+    @abstractmethod
     def side(share: float, height: int, width: int) -> int:
         """Of a square that covers this share of the picture."""
-        raise NotImplementedError
 
     @staticmethod
+    @abstractmethod
     def start(images: torch.Tensor, epsilon: float, draws: Draws, rows: torch.Tensor) -> torch.Tensor:
         """The first points, shaped as images (n, C, H, W)."""
-        raise NotImplementedError
 
     @classmethod
+    @abstractmethod
     def drawn(cls, batch: Batch, losses: torch.Tensor, squares: Squares, steps: int, draws: Draws) -> Walk:
         """A walk of so many steps from the points of `batch`."""
-        raise NotImplementedError
 
+    @abstractmethod
     def propose(self, step: int, squares: Squares, *, every: bool) -> tuple[torch.Tensor, torch.Tensor]:
         """Which of the n pictures (m,) to ask about in a step, and their points (m, C, H * W)."""
-        raise NotImplementedError
 
 
 @dataclass(frozen=True)
