@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import threading
-from collections.abc import Iterator
 
 import numpy as np
 import pytest
@@ -20,14 +19,6 @@ from squall.platform.image_data import ImageDataConfig, ImageSet, load_images
 
 DIGITS = load_images(ImageDataConfig(), "train")
 FEW = DIGITS.subset(np.arange(120), "the first 120")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def settings(*overrides: str) -> FitConfig:

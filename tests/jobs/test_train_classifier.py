@@ -9,12 +9,10 @@ import subprocess
 import sys
 import threading
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 import ray
-import torch
 
 from squall.algorithms.classifier_fit import fit_classifier
 from squall.jobs import train_classifier
@@ -31,14 +29,6 @@ from squall.platform.tracking import read_metrics
 
 SETTINGS = ["objective.kind=pg", "epochs=12", "batch_size=16", "checkpoint_every_steps=150", "tracking.tensorboard=false",
             "learner.cpus=0.5"]
-
-
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 def settings(*overrides: str) -> TrainClassifierConfig:
