@@ -2,18 +2,19 @@
 
 from __future__ import annotations
 
-import os
 import signal
-import subprocess
-import sys
 from collections import Counter
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
-from processes import rows, stop_after
+from processes import Command, rows
 
+from squall.actors.rollout_engine import GenerateRequest
+from squall.algorithms.corruption import render_clip
 from squall.jobs import asking, evaluate, report
 from squall.jobs.arguments import load_job_config
 from squall.jobs.evaluate_differences import differing_answers
@@ -24,8 +25,11 @@ from squall.jobs.registry import find_job
 from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
 from squall.platform.errors import ConfigError, DataError, SquallError
 from squall.platform.manifest import write_manifest
+from squall.platform.models import EMBEDDED_POLICY, load_processor, render_prompt
+from squall.platform.prompts import build_messages, prompt_template
 from squall.platform.records import Branch, Rollout, SampledGroup, SamplingSpec, ScoredGroup
 from squall.platform.report_card import ANSWERS, read_answers, read_card
+from squall.platform.video import load_clip
 
 
 @pytest.fixture(scope="module")
@@ -152,44 +156,41 @@ def slow(frames, timeline, *, severity):
 """
 
 
-def start(folder: Path, name: str, *words: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    command = [sys.executable, "-m", "squall", "evaluate", *words]
-    command += [] if "--resume" in words else [f"name={name}", "severities=[0.5, 0.9]", "engine.cpus=0.5"]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+NIGHT = ("severities=[0.5, 0.9]", "engine.cpus=0.5")
 
 
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
 def test_a_run_that_was_stopped_and_killed_ends_in_the_files_of_an_undisturbed_one(
-        data: Path, colours: Path, ray_cluster: object, monkeypatch: pytest.MonkeyPatch) -> None:
+        data: Path, colours: Path, ray_cluster: object, monkeypatch: pytest.MonkeyPatch,
+        capsys: pytest.CaptureFixture[str]) -> None:
     monkeypatch.chdir(data)
     monkeypatch.syspath_prepend(data)
     (data / "slow_kinds.py").write_text(SLOW)
     run = data / "runs" / "stopped"
     journal = run / "answers.jsonl"
-    words = ("manifest=colours.jsonl", "kinds=[slow_kinds:slow, night]", f"model.path={colours}")
-    slowly = start(data, "stopped", *words, "workers.max_groups_in_flight=1")
-    status, printed = stop_after(slowly, journal, 3, signal.SIGINT)
-    assert status == 130 and "of 45 answers are in; go on with: squall evaluate runs/stopped/config.yaml --resume" in printed
-    stopped, resume = len(rows(journal)), ("runs/stopped/config.yaml", "--resume")
-    status, printed = stop_after(start(data, "", *resume), journal, stopped + 3, signal.SIGKILL)
-    assert status == -signal.SIGKILL, printed
-    killed = len(rows(journal))
-    assert stopped + 3 <= killed < 40 and not (run / "card.json").exists()
+    words = ("manifest=colours.jsonl", "kinds=[slow_kinds:slow, night]", f"model.path={colours}", *NIGHT)
+    one_by_one = "workers.max_groups_in_flight=1"  # in a batch with others the last digit of a probability may differ
+    stopped = Command(data, "evaluate", *words, "name=stopped", one_by_one)
+    assert stopped.stop_after(journal, 3, signal.SIGINT) == 130
+    assert "of 45 answers are in; go on with: squall evaluate runs/stopped/config.yaml --resume" in stopped.printed
+    answered = len(rows(journal))
+    killed = Command(data, "evaluate", "runs/stopped/config.yaml", "--resume")
+    assert killed.stop_after(journal, answered + 3, signal.SIGKILL) == -signal.SIGKILL, killed.printed
+    there = len(rows(journal))
+    assert answered + 3 <= there < 40 and not (run / "card.json").exists()
+
     with pytest.raises(ConfigError, match=r"was begun with other settings \(asked\.seed differs\)"):
         evaluate.run(config(run / "config.yaml", "seed=1", "--resume"))
-    process = start(data, "", *resume)
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0 and f"{killed} answers are there" in printed, printed
+    ended = Command(data, "evaluate", "runs/stopped/config.yaml", "--resume")
+    assert ended.wait() == 0 and f"{there} answers are there" in ended.printed, ended.printed
+    assert "5 answers lost (5 unknown_class)" in ended.printed
     assert len(rows(journal)) == 40  # nothing was asked twice, and of the camera question there are none
-    assert "5 answers lost (5 unknown_class)" in printed
 
     whole = data / "runs" / "whole"
-    one_by_one = "workers.max_groups_in_flight=1"  # in a batch with others the last digit of a probability may differ
-    process = start(data, "whole", *words, one_by_one, "workers.reward_count=2", "workers.corruption_count=2", "engine.count=2")
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, printed
+    more = ("workers.reward_count=2", "workers.corruption_count=2", "engine.count=2")
+    undisturbed = Command(data, "evaluate", *words, "name=whole", one_by_one, *more)
+    assert undisturbed.wait() == 0, undisturbed.printed
     assert pq.read_table(run / "answers.parquet").equals(pq.read_table(whole / "answers.parquet"))
     first, second = read_card(run), read_card(whole)
     assert first.model_copy(update={"name": "whole"}) == second
@@ -197,24 +198,42 @@ def test_a_run_that_was_stopped_and_killed_ends_in_the_files_of_an_undisturbed_o
     before = (run / "card.json").read_bytes(), (run / "answers.parquet").read_bytes()
     assert report.run(report.ReportConfig(runs=(run,))) == 0
     assert before == ((run / "card.json").read_bytes(), (run / "answers.parquet").read_bytes())
+    assert report.run(report.ReportConfig(runs=(run, whole))) == 0
+    assert "whole against stopped: clean" in capsys.readouterr().out
+    assert (data / "runs" / "comparison.html").stat().st_size > 10_000
 
 
 @pytest.mark.cluster
 @pytest.mark.timeout(600)
-def test_one_engine_and_two_give_the_same_greedy_answers(data: Path, ray_cluster: object,
-                                                         capsys: pytest.CaptureFixture[str]) -> None:
-    words = ("manifest=questions.jsonl", "kinds=[night]", "temperature=0")
-    processes = [start(data, name, *words, f"engine.count={count}") for name, count in (("one", 1), ("two", 2))]
-    printed = [process.communicate(timeout=400)[0] for process in processes]
-    assert [process.returncode for process in processes] == [0, 0], printed
-    runs = [data / "runs" / name for name in ("one", "two")]
-    tables = [pq.read_table(run / "answers.parquet") for run in runs]
-    differing = differing_answers(*tables)
+def test_one_engine_and_two_give_the_same_greedy_answers(
+        data: Path, engine: Any, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(data)
+    asked = config("manifest=questions.jsonl", "kinds=[night]", "temperature=0", *NIGHT, "name=two", "engine.count=2")
+    assert evaluate.run(asked) == 0
+    run = data / "runs" / "two"
+    table = pq.read_table(run / "answers.parquet")
+    differing = differing_answers(ask_alone(engine, prepare(asked), table), table)
     assert all(one.lead < 1e-3 for one in differing), differing  # only what rounding may turn
-    check_card(runs[0], printed[0])
-    assert report.run(report.ReportConfig(runs=tuple(runs))) == 0
-    out = capsys.readouterr().out
-    assert "two against one: clean" in out and (data / "runs" / "comparison.html").stat().st_size > 10_000
+    check_card(run, capsys.readouterr().out)
+
+
+def ask_alone(engine: Any, work: Evaluation, table: pa.Table) -> pa.Table:
+    """Rows with the answers of one engine, which is asked without a job."""
+    conditions = {condition.name: condition for condition in work.conditions}
+    processor, template = load_processor(str(EMBEDDED_POLICY)), prompt_template(work.sampler.prompt_template)
+    answered, calls = table.to_pylist(), []
+    for row in answered:
+        plan = work.plan(row["question"], conditions[row["condition"]])
+        clip = load_clip(plan.sample.media, work.sampler.frames, sample_id=plan.sample.id)
+        shown = clip if plan.corruption is None else render_clip(clip, plan.corruption)
+        assert shown.content_hash == row["clip_hash"]
+        ((branch, count),) = plan.branches.items()
+        prompt = render_prompt(processor, build_messages(plan.sample, template))
+        calls.append(engine.generate.remote(
+            GenerateRequest(prompt, plan.sample.id, plan.group_id, branch, count, plan.sampling), shown))
+    for row, (answer,) in zip(answered, ray.get(calls, timeout=120), strict=True):
+        row.update(text=answer.text, token_ids=answer.token_ids, logprobs=answer.logprobs)
+    return pa.Table.from_pylist(answered, table.schema)
 
 
 def check_card(run: Path, printed: str) -> None:

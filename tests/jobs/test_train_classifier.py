@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
 
 import pytest
-import ray
+from processes import Command
 
 from squall.algorithms.classifier_fit import fit_classifier
 from squall.jobs import train_classifier
@@ -52,17 +49,14 @@ class Stopper:
 
 @pytest.mark.cluster
 def test_a_kill_and_a_stop_change_nothing(ray_cluster: object, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    run, log = tmp_path / "hurt", tmp_path / "log"
-    words = ["@classifier", *SETTINGS, f"output={tmp_path}", "name=hurt"]
-    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    process = subprocess.Popen([sys.executable, "-m", "squall", "train", "classifier", *words], stdout=log.open("wb"),
-                               stderr=subprocess.STDOUT, env=environment)
+    run = tmp_path / "hurt"
+    command = Command(tmp_path, "train", "classifier", "@classifier", *SETTINGS, f"output={tmp_path}", "name=hurt")
     deadline = time.monotonic() + 200
     while not (run / "checkpoints" / "step-000150").is_dir():
-        assert process.poll() is None and time.monotonic() < deadline, log.read_text()
+        assert command.poll() is None and time.monotonic() < deadline, command.printed
         time.sleep(0.02)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait(timeout=30) == -signal.SIGKILL and not (run / "results.json").exists()
+    command.signal(signal.SIGKILL)
+    assert command.wait(30) == -signal.SIGKILL and not (run / "results.json").exists()
 
     stopper = Stopper()
     with hosted(Host(sinks=(stopper,), stop=stopper.stop)):
