@@ -6,8 +6,6 @@ import json
 import os
 import signal
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -15,9 +13,8 @@ from pathlib import Path
 import numpy as np
 import pyarrow.compute as pc
 import pytest
-import ray
 from attacked_digits import save_model
-from processes import rows
+from processes import Command, rows
 
 from squall.actors.query_ledger import QueryLedger
 from squall.jobs import attack_crew, attack_image, report
@@ -168,16 +165,14 @@ def test_a_run_that_was_killed_ends_in_the_files_of_an_undisturbed_one_and_count
     slow = STRANGE.format("slow").removeprefix("models=")
     models = f"models=[first, second, {slow}]"
     killed, calm = folder / "killed" / "run", folder / "calm" / "run"
-    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    command = [sys.executable, "-m", "squall", "attack", "image", models, *WORDS, "output=killed"]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+    command = Command(folder, "attack", "image", models, *WORDS, "output=killed")
     deadline = time.monotonic() + 240
-    while process.poll() is None and asked(killed) < 200 and time.monotonic() < deadline:
+    while command.poll() is None and asked(killed) < 200 and time.monotonic() < deadline:
         time.sleep(0.02)
-    process.kill()
-    printed, _ = process.communicate(timeout=60)
+    command.signal(signal.SIGKILL)
+    assert command.wait(60) == -signal.SIGKILL, command.printed
     before = asked(killed)
-    assert 200 <= before and not (killed / "card.json").exists(), printed
+    assert 200 <= before and not (killed / "card.json").exists(), command.printed
 
     killer = threading.Thread(target=kill_worker, args=(killed, before + 100))
     killer.start()
