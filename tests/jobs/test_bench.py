@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 import shutil
-import subprocess
-import sys
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -15,7 +12,7 @@ from typing import Any
 import cv2
 import numpy as np
 import pytest
-import ray
+from processes import Command
 
 from squall.algorithms.corruption import parse_spec, render
 from squall.jobs import bench, bench_verify
@@ -253,8 +250,8 @@ def test_a_model_is_asked_about_every_copy_and_the_report_counts_what_it_saw(bui
     (tmp_path / "brightness.py").write_text(BRIGHTNESS)
     words = [f"bench={built}", f"output={tmp_path}", "name=run", "model.path=brightness:dark_or_bright",
              'classifier={kind: callable, classes: [nothing, "a patch"]}']
-    address = {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    subprocess.run([sys.executable, "-m", "squall", "evaluate", *words], cwd=tmp_path, env=os.environ | address, check=True)
+    command = Command(tmp_path, "evaluate", *words)
+    assert command.wait() == 0, command.printed
     card, answers = read_card(tmp_path / "run"), read_answers(tmp_path / "run").to_pylist()
     assert Counter(row["condition"] for row in answers) == {"clean": 5, "weather": 5, "blind": 5}
     for row in answers:

@@ -10,7 +10,6 @@ import re
 import signal
 import subprocess
 import sys
-import time
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -19,6 +18,7 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
+from processes import Command, rows
 
 import squall
 from squall.algorithms.corruption import KINDS, frame_map, parse_spec, render
@@ -57,10 +57,6 @@ def small_clip(seed: int, frames: int = 20) -> np.ndarray:
     for t in range(frames):
         clip[t, 10:30, (t * 2 + seed * 5) % 44 : (t * 2 + seed * 5) % 44 + 20] = (255 - 30 * seed, 60, 30 * seed)
     return clip
-
-
-def rows(path: Path) -> list[dict]:
-    return [json.loads(line) for line in path.read_text().splitlines()]
 
 
 def pixels_of(folder: Path) -> list[dict]:
@@ -355,23 +351,11 @@ def users_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Pa
     sys.modules.pop("kinds_here", None)
 
 
-def start(*words: str) -> subprocess.Popen[str]:
-    """The command in a process of its own, with a cluster of its own."""
-    environment = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}
-    return subprocess.Popen([sys.executable, "-m", "squall", "corrupt", *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, env=environment)
-
-
 @pytest.mark.cluster
 def test_a_killed_run_is_gone_on_with_and_ends_as_if_it_had_not_been_killed(users_folder: Path, ray_cluster: object) -> None:
     words = ("in", "out", "spec=kinds_here:slow 0.5 + light_rain 0.3", "workers=1")
-    process = start(*words)
-    finished = users_folder / "out" / "finished.jsonl"
-    deadline = time.monotonic() + 200
-    while time.monotonic() < deadline and process.poll() is None and (not finished.exists() or len(rows(finished)) < 2):
-        time.sleep(0.05)
-    process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, process.stderr.read()
+    command = Command(users_folder, "corrupt", *words)
+    assert command.stop_after(users_folder / "out" / "finished.jsonl", 2, signal.SIGKILL) == -signal.SIGKILL, command.printed
     there = sorted((users_folder / "out").glob("*.mp4"))
     assert 2 <= len(there) < 8 and not (users_folder / "out" / "manifest.jsonl").exists()
     assert all(len(decoded(file)) == 20 for file in there)
@@ -386,11 +370,13 @@ def test_a_killed_run_is_gone_on_with_and_ends_as_if_it_had_not_been_killed(user
 @pytest.mark.cluster
 def test_a_full_disk_is_one_line_and_leaves_what_is_finished(users_folder: Path, ray_cluster: object) -> None:
     words = ("in", "out", "spec=kinds_here:fills_the_disk 0.5", "workers=1")
-    process = start(*words)
-    _, said = process.communicate(timeout=200)
-    assert process.returncode == 2
+    alone = {name: value for name, value in os.environ.items() if name != "RAY_ADDRESS"}  # with a cluster of its own
+    ended = subprocess.run([sys.executable, "-m", "squall", "corrupt", *words], capture_output=True, text=True, env=alone,
+                           timeout=200)
+    assert ended.returncode == 2
     assert re.fullmatch(rf"error: no room on the disk for {users_folder}/out/2\.mp4 \(File too large\); the 2 files in "
-                        rf"{users_folder}/out that were finished before are good\. Make room, then go on with --resume\n", said)
+                        rf"{users_folder}/out that were finished before are good\. Make room, then go on with --resume\n",
+                        ended.stderr)
     assert sorted(file.name for file in (users_folder / "out").iterdir() if file.suffix == ".mp4") == ["0.mp4", "1.mp4"]
     assert not list((users_folder / "out").glob(".*.mp4.*"))
     (users_folder / "room_again").touch()
