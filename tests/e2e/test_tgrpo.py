@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import ray
 
 from squall.cli import main
 from squall.jobs import report, run_session, sft, tgrpo
@@ -83,10 +85,13 @@ def test_bad_input_is_one_line_before_any_actor_starts(
     assert not (tmp_path / "runs").exists()
 
 
-def test_a_plan_that_the_machine_cannot_hold_is_refused(manifests: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.cluster
+def test_a_plan_that_the_cluster_cannot_hold_is_refused(
+        manifests: dict[str, Path], ray_cluster: object, tmp_path: Path) -> None:
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     done = subprocess.run([sys.executable, "-m", "squall", "train", "tgrpo", "@demo", f"data.train={manifests['train']}",
                            f"evaluation.manifest={manifests['test']}", "engine.count=400"], cwd=tmp_path,
-                          capture_output=True, text=True, timeout=120)
+                          capture_output=True, text=True, timeout=120, env=environment)
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
     assert "plan needs" in done.stderr and "lower the count of 'engine' or join a larger cluster" in done.stderr
 
