@@ -4,17 +4,13 @@ from __future__ import annotations
 
 import datetime
 import json
-import os
 import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-import ray
-from processes import rows, stop_after
+from processes import Command, rows
 
 from squall.jobs import annotate, asking
 from squall.jobs.annotate_output import AnnotationFolder, Answered, judge, reasoning_of
@@ -247,44 +243,56 @@ def test_settings_may_change_while_nothing_is_answered(data: Path) -> None:
     assert json.loads((data / "fresh.annotate" / "settings.json").read_text())["seed"] == 3
 
 
+def test_an_interrupted_run_says_how_far_it_is_and_keeps_it(
+        data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    def interrupted(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    output = tmp_path / "cot.jsonl"
+    monkeypatch.setattr(asking, "start_ray", interrupted)
+    write_manifest(tmp_path / "three.jsonl", [{**record, "path": str(data / record["path"])}
+                                              for record in rows(data / "train.jsonl")[:3]])
+    answer_all(prepare(config(tmp_path / "three.jsonl", output)), [1.0, 0.5])
+    for _ in range(2):  # the second time it goes on where the first one stopped, whose lock is free
+        with pytest.raises(KeyboardInterrupt):
+            annotate.run(config(tmp_path / "three.jsonl", output))
+        said = capsys.readouterr().out
+        assert "into " in said and ", 2 are answered" in said
+        assert "stopped: 2 of 3 questions are answered; the same command goes on" in said
+        assert len(rows(tmp_path / "cot.annotate" / "answered.jsonl")) == 2 and not output.exists()
+
+
 SLOW = "import time\n\ndef slow(context):\n    time.sleep(0.4)\n    return [0.0] * len(context.group.rollouts)\n"
 
 
-def start(folder: Path, output: str, *words: str) -> subprocess.Popen[str]:
-    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    command = [sys.executable, "-m", "squall", "annotate", "questions.jsonl", output, "answers=2", "engine.cpus=0.5",
-               "rewards.weights={accuracy: 1, slow_rewards:slow: 0}", *words]
-    return subprocess.Popen(command, cwd=folder, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, env=environment)
+def start(folder: Path, output: str, *words: str) -> Command:
+    return Command(folder, "annotate", "questions.jsonl", output, "answers=2", "engine.cpus=0.5",
+                   "rewards.weights={accuracy: 1, slow_rewards:slow: 0}", *words)
 
 
 @pytest.mark.cluster
 @pytest.mark.timeout(900)
-def test_a_run_that_was_stopped_and_killed_ends_as_an_undisturbed_one_of_more_workers(data: Path, ray_cluster: object) -> None:
+def test_a_run_that_was_killed_ends_as_an_undisturbed_one_of_more_workers(data: Path, ray_cluster: object) -> None:
     (data / "slow_rewards.py").write_text(SLOW)
     journal, output = data / "cot.annotate" / "answered.jsonl", data / "cot.jsonl"
     one_by_one = "workers.max_groups_in_flight=1"
-    status, printed = stop_after(start(data, "cot.jsonl", one_by_one), journal, 2, signal.SIGINT)
-    assert status == 130 and "of 14 questions are answered; the same command goes on" in printed, printed
-    stopped = len(rows(journal))
-    assert 2 <= stopped < 13 and not output.exists()
-    status, printed = stop_after(start(data, "cot.jsonl", one_by_one), journal, stopped + 2, signal.SIGKILL)
-    assert status == -signal.SIGKILL, printed
+    command = start(data, "cot.jsonl", one_by_one)
+    assert command.stop_after(journal, 3, signal.SIGKILL) == -signal.SIGKILL, command.printed
     killed = len(rows(journal))
-    assert stopped + 2 <= killed < 13 and not output.exists()
-    process = start(data, "cot.jsonl", one_by_one)
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0 and f"into cot.jsonl, {killed} are answered" in printed, printed
+    assert 3 <= killed < 13 and not output.exists()
+    command = start(data, "cot.jsonl", one_by_one)
+    assert command.wait() == 0 and f"into cot.jsonl, {killed} are answered" in command.printed, command.printed
 
     answered = rows(journal)
     assert len(answered) == len({row["id"] for row in answered}) == 13  # nothing was asked twice
     lost = {row["id"]: (row["reason"], row["message"]) for row in rows(data / "cot.annotate" / "lost.jsonl")}
     assert {name: reason for name, (reason, _) in lost.items()} == {"text": "decode_error", "absent": "missing_media"}
     assert lost["text"][1].startswith(f"{data / 'text.mp4'}: sample text: not a readable video") and "\n" not in lost["text"][1]
-    assert "2 questions lost (" in printed and "13 questions asked, " in printed and "manifest: cot.jsonl" in printed
+    for text in ("2 questions lost (", "13 questions asked, ", "manifest: cot.jsonl"):
+        assert text in command.printed
 
-    process = start(data, "whole.jsonl", "workers.reward_count=2", "workers.corruption_count=2", "engine.count=2")
-    printed, _ = process.communicate(timeout=300)
-    assert process.returncode == 0, printed
+    command = start(data, "whole.jsonl", "workers.reward_count=2", "workers.corruption_count=2", "engine.count=2")
+    assert command.wait() == 0, command.printed
     assert output.read_bytes() == (data / "whole.jsonl").read_bytes()
     check_that_it_can_be_trained_on(data, output)
 
