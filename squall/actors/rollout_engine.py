@@ -180,6 +180,22 @@ class RolloutEngine:
         (answer,) = output.outputs
         return Completion(answer.text, len(output.prompt_token_ids), len(answer.token_ids), answer.finish_reason)
 
+    async def token_logprobs(self, prompt: str, tokens: Sequence[int], clip: Clip, request_id: str) -> tuple[float, ...]:
+        """Natural log-probabilities of some tokens, at most 128, as the first one of an answer, at temperature 1.
+
+        Args:
+            request_id: no other request that is being answered may have it.
+
+        Raises:
+            DataError: the prompt exceeds `max_model_len` (reason ``too_long``).
+        """
+        sampling = SamplingSpec(max_tokens=1, seed=0)
+        engine_input = await self._admit(prompt, clip, sampling, request_id)
+        parameters = _sampling_params(sampling, self._bias, logprobs=len(tokens), logprob_token_ids=list(tokens))
+        output = await self._sample(engine_input, parameters, request_id)
+        (found,) = output.outputs[0].logprobs
+        return tuple(found[token].logprob for token in tokens)
+
     async def count_prompt_tokens(self, prompt: str, clip: Clip) -> int:
         """Tokens of a prompt with its clip's vision tokens."""
         return len((await self._render(prompt, clip))["prompt_token_ids"])

@@ -16,7 +16,7 @@ from squall.algorithms.classifier_objectives import ObjectiveConfig
 from squall.algorithms.gradient_controls import GradientControls
 from squall.algorithms.schedules import Shape
 from squall.platform.config import Config
-from squall.platform.networks import NetworkConfig
+from squall.platform.networks import FEATURE_NETWORKS, NetworkConfig
 
 
 class AdamWConfig(Config):
@@ -88,6 +88,13 @@ class FitConfig(Config):
     """Of weights, order, actions, attacks and augmentation."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """`auto` takes a GPU where there is one."""
+
+    @model_validator(mode="after")
+    def _trainable(self) -> FitConfig:
+        if self.network.architecture in FEATURE_NETWORKS:
+            raise ValueError(f"network.architecture {self.network.architecture} keeps the weights that it was published with, "
+                             "and a layer on it is fitted at once (squall.jobs.fit_features); train another network")
+        return self
 
     def passes_at(self, progress: float) -> float:
         """Passes of an image in one step at a progress of training in [0, 1]."""

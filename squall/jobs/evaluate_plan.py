@@ -20,7 +20,7 @@ from squall.actors.endpoint_engine import EndpointEngineConfig
 from squall.actors.groups import GroupPlan, SamplerConfig, WorkersConfig
 from squall.actors.judge_config import JudgeConfig
 from squall.actors.rollout_engine import EngineConfig
-from squall.algorithms.corruption import CALIBRATION, known_kinds
+from squall.algorithms.corruption import CALIBRATION, known_kinds, parse_spec
 from squall.algorithms.rewards import RewardConfig
 from squall.jobs.evaluate_questions import Condition, hash_questions, load_bench, load_questions, make_conditions
 from squall.jobs.evaluated_model import EvaluatedModel, find_model
@@ -60,8 +60,8 @@ class EvaluateConfig(Config):
     questions: int | None = Field(None, ge=1)
     """The first so many of each manifest, or of the benchmark; by default all."""
     kinds: tuple[str, ...] = ("standard",)
-    """Corruption kinds: `standard`, `all`, names, compositions (night + light_rain), module:function; [] asks about clean
-    clips alone."""
+    """Corruption kinds: `standard`, `all`, names, compositions (night + light_rain), module:function, learned:FOLDER of
+    trained attackers; [] asks about clean clips alone."""
     severities: tuple[float, ...] = (0.5, 0.7, 0.9)
     """Severities of each kind that names none of its own. The defaults are ROVA's."""
     conditions_per_question: int | None = Field(None, ge=1)
@@ -90,7 +90,7 @@ class EvaluateConfig(Config):
     """How questions are asked and their clips read."""
     model: ModelConfig = ModelConfig()
     """The model: a video-language model, a video classifier (a directory of VideoMAE, TimeSformer or ViViT is known by its
-    config.json), or the name of a model behind `endpoint`."""
+    config.json, a folder that Squall wrote by its classifier.json), or the name of a model behind `endpoint`."""
     classifier: ClassifierConfig | None = None
     """Take model.path as a video classifier: kind=torchvision with its name, weights and classes, kind=callable with
     module:function, or a Hugging Face directory with classes of its own."""
@@ -229,11 +229,23 @@ class Evaluation:
         sampling = asdict(self.sampling)
         return {
             "kinds": list(dict.fromkeys(condition.kind for condition in self.conditions[1:])),
+            **self._attackers,
             "severities": sorted({condition.severity for condition in self.conditions[1:]} - {None}),
             "conditions_per_question": self.config.conditions_per_question, "calibration": self.calibration,
             "seed": self.config.seed, "answers": self.config.answers, "decoding": sampling | {"seed": self.config.seed},
             "frames": self.sampler.frames.model_dump(mode="json"), "prompt_template": self.sampler.prompt_template,
             "dtype": self.sampler.model.dtype}
+
+
+    @property
+    def _attackers(self) -> dict[str, Any]:
+        """Which attackers learned kinds are made of, where there are any: others at the same path are other conditions."""
+        if self.config.bench is not None:
+            return {}
+        specs = {kind: parse_spec(kind, severity=0.5, seed=0) for kind in self.config.kinds}
+        found = {kind: [one.checkpoint for one in (spec, *spec.then) if one.checkpoint] for kind, spec in specs.items()}
+        learned = {kind: hashes for kind, hashes in found.items() if hashes}
+        return {"attackers": learned} if learned else {}
 
 
 def prepare(config: EvaluateConfig) -> Evaluation:

@@ -19,7 +19,7 @@ from squall.algorithms.confidence import answer_probability
 from squall.jobs.question import SMALL_MAX_TOKENS, SMALL_POLICY, choose_frames, choose_model
 from squall.jobs.sizing import measure_engine
 from squall.platform.class_list import candidates, unknown_labels
-from squall.platform.classifiers import ARCHITECTURES, ClassifierConfig, resolve_classifier
+from squall.platform.classifiers import ARCHITECTURES, ClassifierConfig, is_checkpoint, resolve_classifier
 from squall.platform.errors import ConfigError
 from squall.platform.models import ModelConfig, load_processor, resolve_model_path
 from squall.platform.prompts import prompt_template
@@ -99,6 +99,8 @@ def find_model(config: EvaluateConfig, samples: Sequence[VideoSample]) -> Evalua
 
 def _as_classifier(path: str) -> ClassifierConfig | None:
     """The configuration of a directory that holds a video classifier; None for any other model."""
+    if is_checkpoint(path):
+        return ClassifierConfig()
     file = Path(path) / "config.json"
     try:
         kind = json.loads(file.read_bytes()).get("model_type") if file.is_file() else None

@@ -21,6 +21,31 @@ STATE_SUFFIXES = (".safetensors", ".pt", ".pth")
 _WRAPPERS = ("state_dict", "model_state_dict", "model")
 
 
+class CheckpointClassifier:
+    """A network of clips that Squall trained or fitted; frames are scaled and cropped as its training clips were."""
+
+    def __init__(self, folder: Path, classes: tuple[str, ...], device: str) -> None:
+        from squall.platform.image_classifiers import ImageModelConfig, open_image_classifier
+
+        opened = open_image_classifier(ImageModelConfig(path=str(folder), kind="checkpoint"), device)
+        self._name, self._module, self._device = str(folder), opened.module, device
+        _, self.frame_count, *self._size = opened.shape
+        self.classes = classes
+
+    def probabilities(self, clips: Clips) -> np.ndarray:
+        """See `VideoClassifier`."""
+        import torch
+
+        from squall.platform.image_data.resizing import resize_and_crop
+
+        pixels = np.stack([[resize_and_crop(frame, *self._size) for frame in take_frames(clip, self.frame_count)]
+                           for clip in clips])
+        with torch.inference_mode():
+            inputs = torch.from_numpy(np.moveaxis(pixels, -1, 1)).to(self._device).float().div_(255)
+            logits = self._module(inputs.contiguous())
+        return checked(_softmax(logits), len(clips), self.classes, self._name)
+
+
 class HuggingFaceClassifier:
     """VideoMAE, TimeSformer or ViViT; sizes, crops and normalises as its own image processor says."""
 

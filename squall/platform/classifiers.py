@@ -12,8 +12,9 @@ import numpy as np
 from pydantic import Field, model_validator
 
 from squall.platform.class_list import class_indices, read_classes
-from squall.platform.config import Config
+from squall.platform.config import Config, validate
 from squall.platform.errors import ConfigError, nearest
+from squall.platform.image_classifiers import FACTS, read_facts
 from squall.platform.models import SUPPORTED as LANGUAGE_MODELS
 
 Clips = np.ndarray | Sequence[np.ndarray]
@@ -28,8 +29,10 @@ PUBLISHED_FRAMES: Mapping[str, int] = {
 
 _DEFAULTS: Mapping[str, tuple[str, ...]] = {
     "weights": ("torchvision",), "frames": ("torchvision", "callable"), "returns": ("callable",),
-    "dtype": ("huggingface", "torchvision"),
+    "dtype": ("huggingface", "torchvision", "auto"),
 }
+_FOLDERS = ("auto", "checkpoint", "huggingface")
+"""Kinds whose files name the classes."""
 
 
 class VideoClassifier(Protocol):
@@ -53,14 +56,15 @@ class VideoClassifier(Protocol):
 class ClassifierConfig(Config):
     """What kind of classifier a model is, and what its files do not say."""
 
-    kind: Literal["huggingface", "torchvision", "callable"] = "huggingface"
-    """`huggingface` is a directory or hub id of VideoMAE, TimeSformer or ViViT, `torchvision` one of its video models by name,
-    such as r3d_18, `callable` a `module:function` that is given uint8 clips (B, T, H, W, 3) and returns (B, classes)."""
+    kind: Literal["auto", "checkpoint", "huggingface", "torchvision", "callable"] = "auto"
+    """`checkpoint` is a folder that Squall wrote, with a network of clips, `huggingface` a directory or hub id of VideoMAE,
+    TimeSformer or ViViT, and `auto` either of them, by its files. `torchvision` is one of its video models by name, such as
+    r3d_18, `callable` a `module:function` that is given uint8 clips (B, T, H, W, 3) and returns (B, classes)."""
     weights: Path | None = None
     """torchvision: file with the state dict, .safetensors, or .pt and .pth if they hold tensors alone."""
     classes: tuple[str, ...] | Path | None = None
-    """Names of the classes in the order of the model's outputs, or a file with them: a JSON list, or one a line. Hugging Face
-    models bring theirs (id2label); names given here take their place."""
+    """Names of the classes in the order of the model's outputs, or a file with them: a JSON list, or one a line. Checkpoints
+    and Hugging Face models bring theirs; names given here take their place."""
     frames: int | None = Field(None, ge=1)
     """Frames that a clip is resampled to. By default what torchvision published its model with; for a callable, none."""
     returns: Literal["probabilities", "logits"] = "probabilities"
@@ -75,7 +79,7 @@ class ClassifierConfig(Config):
                 raise ValueError(f"{name} belongs to kind {' or '.join(kinds)}, and kind is {self.kind}")
         if self.kind == "torchvision" and self.weights is None:
             raise ValueError("kind torchvision needs weights: a file with the model's state dict")
-        if self.kind != "huggingface" and self.classes is None:
+        if self.kind not in _FOLDERS and self.classes is None:
             raise ValueError(f"kind {self.kind} needs classes: a list of names, or a file with them")
         return self
 
@@ -86,11 +90,12 @@ def check_classifier(path: str, config: ClassifierConfig) -> tuple[str, ...]:
     Raises:
         ConfigError: it cannot classify video, or a file is missing; the message says what it is instead.
     """
+    config = _settled(path, config)
     if config.kind == "torchvision":
         _check_torchvision(path, config)
     if config.kind == "callable" and not re.fullmatch(r"[\w.]+:\w+", path):
         raise ConfigError(f"model '{path}': expected module:function, importable here and by the workers")
-    own = _huggingface_classes(path, named=config.classes is not None) if config.kind == "huggingface" else ()
+    own = _own_classes(path, config)
     classes = own if config.classes is None else read_classes(config.classes)
     if own and len(own) != len(classes):
         raise ConfigError(f"model {path} has {len(own)} outputs, and classes names {len(classes)}")
@@ -105,7 +110,8 @@ def resolve_classifier(path: str, config: ClassifierConfig) -> tuple[str, Classi
         ConfigError: as `check_classifier` does.
     """
     found = {"classes": check_classifier(path, config), "weights": config.weights and config.weights.resolve()}
-    local = config.kind == "huggingface" and Path(path).exists()
+    config = _settled(path, config)
+    local = config.kind in _FOLDERS and Path(path).exists()
     return str(Path(path).resolve()) if local else path, config.model_copy(update=found)
 
 
@@ -118,6 +124,9 @@ def open_classifier(path: str, config: ClassifierConfig, device: str = "cpu") ->
     from squall.platform import classifier_kinds as kinds
 
     classes = check_classifier(path, config)
+    config = _settled(path, config)
+    if config.kind == "checkpoint":
+        return kinds.CheckpointClassifier(Path(path), classes, device)
     if config.kind == "torchvision":
         assert config.weights is not None
         return kinds.TorchvisionClassifier(path, config.weights, classes, config.frames or PUBLISHED_FRAMES[path],
@@ -138,6 +147,33 @@ def try_classifier(classifier: VideoClassifier) -> None:
         problem = " ".join(str(error).split())[:200]
         raise ConfigError(f"the model cannot classify a clip of shape {frames.shape}: {type(error).__name__}: {problem}"
                           ) from None
+
+
+def is_checkpoint(path: str) -> bool:
+    """Whether a model is a folder that Squall wrote, as whole as `save_image_classifier` leaves it."""
+    return (Path(path) / FACTS).is_file()
+
+
+def _settled(path: str, config: ClassifierConfig) -> ClassifierConfig:
+    """The configuration with its kind decided."""
+    if config.kind != "auto":
+        return config
+    kind = "checkpoint" if is_checkpoint(path) else "huggingface"
+    return validate(ClassifierConfig, {**config.model_dump(exclude_unset=True), "kind": kind}, f"model {path}")
+
+
+def _own_classes(path: str, config: ClassifierConfig) -> tuple[str, ...]:
+    """Class names by the model's own files; none of a kind that has no such files."""
+    if config.kind == "huggingface":
+        return _huggingface_classes(path, named=config.classes is not None)
+    if config.kind != "checkpoint":
+        return ()
+    facts = read_facts(Path(path))
+    if len(facts.shape) != 4 or facts.shape[0] != 3:
+        what = "clips" if len(facts.shape) == 4 else "images"
+        raise ConfigError(f"model {path}: a network of {what} of shape {list(facts.shape)}; a video classifier takes clips "
+                          "[3, frames, height, width]")
+    return facts.classes
 
 
 def _check_torchvision(name: str, config: ClassifierConfig) -> None:

@@ -12,9 +12,8 @@ from typing import Any
 import torch
 
 from squall.platform.classifier_kinds import read_state
-from squall.platform.config import validate
 from squall.platform.errors import ConfigError
-from squall.platform.image_classifiers import FACTS, WEIGHTS, CheckpointFacts, ImageClassifier, ImageModelConfig
+from squall.platform.image_classifiers import WEIGHTS, CheckpointFacts, ImageClassifier, ImageModelConfig, read_facts
 from squall.platform.networks import NetworkConfig, build_network, check_network, published_statistics
 from squall.platform.plugins import import_function
 from squall.platform.streaming import hash_file
@@ -26,7 +25,7 @@ def load_checkpoint(folder: Path) -> tuple[torch.nn.Module, CheckpointFacts]:
     Raises:
         ConfigError: it is no such folder, it is damaged, or its weights do not fit.
     """
-    facts = _read_facts(folder)
+    facts = read_facts(folder)
     module = build_network(facts.network, facts.shape, len(facts.classes), facts.mean, facts.std)
     _load(module, folder / WEIGHTS, f"model {folder}")
     return module, facts
@@ -70,22 +69,6 @@ def open_callable(config: ImageModelConfig) -> ImageClassifier:
         _load(module, config.weights, f"weights = {config.weights}")
     settings = {"callable": config.path, "source": _source(function), "shape": config.shape, "classes": classes}
     return ImageClassifier(module, classes, config.shape, _hash(module, settings), _describe(config.path, module))
-
-
-def _read_facts(folder: Path) -> CheckpointFacts:
-    if folder.is_file():
-        raise ConfigError(f"model {folder}: a file, and a checkpoint is a folder with {WEIGHTS} and {FACTS}; give the file as "
-                          "weights, best as safetensors, and its network as path: torchvision:NAME, timm:NAME, module:function")
-    missing = next((name for name in (FACTS, WEIGHTS) if not (folder / name).is_file()), None)
-    if missing:
-        problem = f"no {missing} in it" if folder.is_dir() else "no such folder"
-        raise ConfigError(f"model {folder}: {problem}; expected a checkpoint folder, torchvision:NAME, timm:NAME or "
-                          "module:function")
-    try:
-        values = json.loads((folder / FACTS).read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise ConfigError(f"model {folder}: {FACTS} is not JSON: {error}") from None
-    return validate(CheckpointFacts, values, where=str(folder / FACTS))
 
 
 def _load(module: torch.nn.Module, file: Path, name: str) -> None:

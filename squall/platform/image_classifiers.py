@@ -5,6 +5,7 @@ A checkpoint of Squall is a folder with ``model.safetensors`` and ``classifier.j
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -13,7 +14,8 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import model_validator
 
 from squall.platform.class_list import class_indices, read_classes
-from squall.platform.config import Config
+from squall.platform.config import Config, validate
+from squall.platform.errors import ConfigError
 from squall.platform.networks import PREFIXES, NetworkConfig, probe
 from squall.platform.runs import to_json, write_text
 from squall.platform.video import replacing
@@ -137,6 +139,27 @@ def save_image_classifier(
     facts = CheckpointFacts(network=network, shape=tuple(shape), classes=tuple(classes), mean=tuple(mean), std=tuple(std),
                             training=dict(training))
     write_text(folder / FACTS, to_json(facts.model_dump(), indent=2) + "\n")
+
+
+def read_facts(folder: Path) -> CheckpointFacts:
+    """What the ``classifier.json`` of a checkpoint folder says.
+
+    Raises:
+        ConfigError: it is no such folder, or it is damaged.
+    """
+    if folder.is_file():
+        raise ConfigError(f"model {folder}: a file, and a checkpoint is a folder with {WEIGHTS} and {FACTS}; give the file as "
+                          "weights, best as safetensors, and its network as path: torchvision:NAME, timm:NAME, module:function")
+    missing = next((name for name in (FACTS, WEIGHTS) if not (folder / name).is_file()), None)
+    if missing:
+        problem = f"no {missing} in it" if folder.is_dir() else "no such folder"
+        raise ConfigError(f"model {folder}: {problem}; expected a checkpoint folder, torchvision:NAME, timm:NAME or "
+                          "module:function")
+    try:
+        values = json.loads((folder / FACTS).read_text(encoding="utf-8"))
+    except ValueError as error:
+        raise ConfigError(f"model {folder}: {FACTS} is not JSON: {error}") from None
+    return validate(CheckpointFacts, values, where=str(folder / FACTS))
 
 
 def resolve_image_model(config: ImageModelConfig) -> ImageModelConfig:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     import torch
 
 IMAGE_NETWORKS = ("small_cnn", "cnn4", "cnn6", "resnet18")
-CLIP_NETWORKS = ("cnn3d", "videomae")
+FEATURE_NETWORKS = ("transnetv2", "mobilenetv2")
+CLIP_NETWORKS = ("cnn3d", "videomae", *FEATURE_NETWORKS)
 PREFIXES = ("timm", "torchvision")
 SMALL_SIDE = 64
 """Images with a side below this get the small stem of `resnet18`."""
@@ -24,10 +25,11 @@ class NetworkConfig(Config):
 
     architecture: str = "small_cnn"
     """`small_cnn` (about 215,000 parameters), `cnn4`, `cnn6`, `resnet18`, `timm:NAME` or `torchvision:NAME` for images;
-    `cnn3d`, `videomae` or `torchvision:NAME` of a video model for clips."""
+    `cnn3d`, `videomae`, `torchvision:NAME` of a video model, or a linear layer on published features, `transnetv2` or
+    `mobilenetv2`, for clips."""
     arguments: dict[str, Any] = {}
-    """Further arguments of a timm or torchvision model, such as `img_size: 32` of a vision transformer, or settings of
-    videomae's VideoMAEConfig, such as `hidden_size: 192`."""
+    """Further arguments of a timm or torchvision model, such as `img_size: 32` of a vision transformer, settings of videomae's
+    VideoMAEConfig, such as `hidden_size: 192`, or mobilenetv2's `side`, the pixels that frames are resized to."""
     stem: Literal["auto", "small", "imagenet"] = "auto"
     """First layers of resnet18: `imagenet` is torchvision's 7x7 convolution of stride 2 with max-pooling, `small` a 3x3
     convolution of stride 1 without; `auto` takes the small one for images with a side below 64."""
@@ -95,6 +97,8 @@ def published_name(architecture: str) -> tuple[str, str] | None:
 
 def published_statistics(architecture: str) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
     """Mean and standard deviation with which timm or torchvision published a model of RGB; None where it published none."""
+    if architecture in FEATURE_NETWORKS:  # they normalise by themselves
+        return (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)
     library, name = published_name(architecture) or ("", "")
     if library == "timm":
         import timm
@@ -123,8 +127,8 @@ def check_network(config: NetworkConfig, shape: Sequence[int]) -> None:
         hint = f" {name} is for {other}." if name in IMAGE_NETWORKS + CLIP_NETWORKS else nearest(name, allowed)
         raise ConfigError(f"network.architecture = '{name}': no such network for {what}.{hint} Allowed: {', '.join(allowed)}, "
                           f"{', '.join(f'{prefix}:NAME' for prefix in PREFIXES)}")
-    elif config.arguments and name != "videomae":
-        raise ConfigError(f"network.arguments belong to timm:NAME, torchvision:NAME and videomae, not to {name}")
+    elif config.arguments and name not in ("videomae", "mobilenetv2"):
+        raise ConfigError(f"network.arguments belong to timm:NAME, torchvision:NAME, videomae and mobilenetv2, not to {name}")
 
 
 def _network(config: NetworkConfig, shape: tuple[int, ...], classes: int) -> torch.nn.Module:
@@ -138,6 +142,8 @@ def _network(config: NetworkConfig, shape: tuple[int, ...], classes: int) -> tor
         return _resnet18(shape, classes, config.stem)
     if name == "videomae":
         return _videomae(shape, classes, config.arguments)
+    if name in FEATURE_NETWORKS:
+        return _features(name, classes, config.arguments)
     try:
         return getattr(architectures, name)(shape, classes)
     except RuntimeError as error:
@@ -175,6 +181,15 @@ def _videomae(shape: tuple[int, ...], classes: int, arguments: dict[str, Any]) -
     try:
         return VideoMAE(VideoMAEConfig(**(values | arguments)))
     except (ValueError, TypeError) as error:
+        raise ConfigError(f"network.arguments: {' '.join(str(error).split())[:200]}") from None
+
+
+def _features(name: str, classes: int, arguments: dict[str, Any]) -> torch.nn.Module:
+    from squall.platform.feature_networks import BACKBONES, FeatureNetwork
+
+    try:
+        return FeatureNetwork(BACKBONES[name](**arguments), classes)
+    except TypeError as error:
         raise ConfigError(f"network.arguments: {' '.join(str(error).split())[:200]}") from None
 
 

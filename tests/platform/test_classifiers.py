@@ -15,13 +15,17 @@ from squall.platform.classifier_kinds import checked, take_frames
 from squall.platform.classifiers import (
     ClassifierConfig,
     check_classifier,
+    is_checkpoint,
     open_classifier,
     resolve_classifier,
     try_classifier,
 )
 from squall.platform.config import validate
 from squall.platform.errors import ConfigError, DataError
+from squall.platform.image_classifiers import CheckpointFacts, save_image_classifier
+from squall.platform.image_data.resizing import resize_and_crop
 from squall.platform.models import EMBEDDED_POLICY
+from squall.platform.networks import NetworkConfig, build_network
 from squall.platform.records import MediaType, ProblemType, VideoSample
 
 CLASSES = ("blue", "Playing basketball", "red")
@@ -131,6 +135,42 @@ def test_weights_that_are_missing_in_the_file_are_not_made_up(directories: dict[
     save_file(body, folder / "model.safetensors", {"format": "pt"})
     with pytest.raises(ConfigError, match="its file lacks classifier.bias, classifier.weight; they would be random"):
         open_classifier(str(folder), ClassifierConfig())
+
+
+# --- checkpoints of Squall's own ---
+
+
+def test_a_checkpoint_of_clips_is_known_by_its_folder_and_asked_as_it_was_trained(tmp_path: Path) -> None:
+    import torch
+
+    network = NetworkConfig(architecture="cnn3d")
+    torch.manual_seed(0)
+    module = build_network(network, (3, 4, 16, 16), 3, (0.4,) * 3, (0.2,) * 3).eval()
+    save_image_classifier(tmp_path / "kept", module, network, CLASSES, (3, 4, 16, 16), (0.4,) * 3, (0.2,) * 3, {})
+    path, config = resolve_classifier(str(tmp_path / "kept"), ClassifierConfig())
+    assert (config.kind, config.classes, is_checkpoint(path)) == ("checkpoint", CLASSES, True)
+    classifier = open_classifier(path, config)
+    clips = [noise(1, frames=4, height=16, width=16), noise(2, frames=9, height=40, width=20)]
+    seen = [clips[0], np.stack([resize_and_crop(frame, 16) for frame in take_frames(clips[1], 4)])]
+    with torch.no_grad():
+        expected = module(torch.from_numpy(np.stack(seen)).permute(0, 4, 1, 2, 3) / 255).softmax(-1).numpy()
+    assert classifier.frame_count == 4 and classifier.probabilities(clips) == pytest.approx(expected, abs=1e-6)
+    assert open_classifier(path, ClassifierConfig(classes=("a", "b", "c"))).classes == ("a", "b", "c")
+
+
+@pytest.mark.parametrize(("shape", "config", "problem"), [
+    ((3, 16, 16), {}, r"a network of images of shape \[3, 16, 16\]; a video classifier takes clips \[3, frames, height"),
+    ((1, 4, 16, 16), {}, r"a network of clips of shape \[1, 4, 16, 16\]"),
+    ((3, 4, 16, 16), {"classes": ("a", "b")}, "has 3 outputs, and classes names 2"),
+    ((3, 4, 16, 16), {"dtype": "float16"}, "dtype belongs to kind huggingface or torchvision or auto, and kind is checkpoint"),
+])
+def test_a_checkpoint_that_cannot_take_such_clips_is_refused_before_it_is_loaded(
+        tmp_path: Path, shape: tuple[int, ...], config: dict[str, Any], problem: str) -> None:
+    facts = CheckpointFacts(network=NetworkConfig(), shape=shape, classes=CLASSES, mean=(0.0,), std=(1.0,))
+    (tmp_path / "classifier.json").write_text(facts.model_dump_json())
+    (tmp_path / "model.safetensors").touch()
+    with pytest.raises(ConfigError, match=problem):
+        check_classifier(str(tmp_path), ClassifierConfig(**config))
 
 
 # --- torchvision ---
@@ -266,7 +306,7 @@ class _Broken:
 @pytest.mark.parametrize(("values", "problem"), [
     ({"kind": "torchvision", "classes": ["a", "b"]}, "kind torchvision needs weights"),
     ({"kind": "torchvision", "weights": "w.pt"}, "kind torchvision needs classes"),
-    ({"frames": 4}, "frames belongs to kind torchvision or callable, and kind is huggingface"),
+    ({"frames": 4}, "frames belongs to kind torchvision or callable, and kind is auto"),
     ({"kind": "callable", "classes": ["a", "b"], "dtype": "float16"}, "dtype belongs to kind huggingface or torchvision"),
 ])
 def test_what_does_not_go_together_is_refused(values: dict[str, Any], problem: str) -> None:
