@@ -57,7 +57,7 @@ def train_all(trainings: Sequence[Training], data: ImageSet, tasks: TrainingTask
     A training whose process died is begun anew; one that fails by itself, such as by a loss that is not finite, is not.
     """
     shared = ray.put(data)
-    task = ray.remote(num_cpus=tasks.cpus, num_gpus=tasks.gpus, max_retries=0)(_train)
+    task = ray.remote(num_cpus=tasks.cpus, num_gpus=tasks.gpus, max_retries=0, scheduling_strategy="DEFAULT")(_train)
 
     def begin(training: Training) -> Any:
         return task.remote(training, shared, tasks.cpus)

@@ -6,8 +6,10 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
+from importlib import import_module
 
 import grpc
 import ray
@@ -198,6 +200,23 @@ def enter_worker(import_path: str, threads: int) -> None:
     set_threads(threads)
     if import_path not in sys.path:
         sys.path.insert(0, import_path)
+
+
+@contextmanager
+def outside_placement_group() -> Iterator[None]:
+    """Actors that are created inside the block stay out of the placement group of the sweep's trial that this process may be,
+    which has room for a driver alone. Where an actor is created here, `scheduling_strategy="DEFAULT"` says the same; a library
+    that creates some itself, such as RLlib, has no switch for it."""
+    name = "get_current_placement_group"
+    modules = [import_module(where) for where in ("ray.util", "ray.util.placement_group")]  # libraries ask one, Ray the other
+    current = getattr(modules[0], name)
+    try:
+        for module in modules:
+            setattr(module, name, lambda: None)
+        yield
+    finally:
+        for module in modules:
+            setattr(module, name, current)
 
 
 def namespace_for(run_id: str) -> str:
