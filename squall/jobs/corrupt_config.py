@@ -55,7 +55,8 @@ class CorruptKeys(Config):
     all kinds."""
     kinds: tuple[str, ...] = ()
     """A sweep: every clip under each of these kinds, such as [fog, night + light_rain], at each of `severities`. `standard` is
-    what training draws from, `all` every kind, module:function one of your own."""
+    what training draws from, `all` every kind, module:function one of your own, learned:FOLDER what trained
+    attackers choose."""
     severities: tuple[float, ...] = (0.2, 0.5, 0.8)
     """Severities of a sweep."""
     mixture: dict[str, float] | tuple[str, ...] = ()

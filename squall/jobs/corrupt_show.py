@@ -30,7 +30,8 @@ def print_kinds(console: Console) -> int:
         console.print(table)
     console.print(f"\n* kinds=standard. Parameters: [smallest..largest] = value at severity {low:g} -> {high:g}, set by name: "
                   'spec="fog 0.5 drift=0.1". Every kind takes severity (0 to 1), seed and frames=START:STOP; '
-                  '"night 0.4 + fog 0.3" is one after the other.', highlight=False, markup=False)
+                  '"night 0.4 + fog 0.3" is one after the other. Further kinds: module:function of your own, learned:FOLDER of '
+                  "trained attackers.", highlight=False, markup=False)
     return 0
 
 

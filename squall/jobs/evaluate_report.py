@@ -123,5 +123,6 @@ def check_kinds(folders: Sequence[RunDirectory]) -> None:
     """Refuse to put runs of different jobs on one page. Raises DataError."""
     others = [folder.name for folder in folders if not is_evaluation(folder)]
     if len(folders) > 1 and others:
-        raise DataError(f"{', '.join(others)}: no evaluation, and only evaluations stand side by side on one page; give runs "
-                        "of `squall evaluate`, or one run alone", reason="different_jobs")
+        raise DataError(f"{', '.join(others)}: no evaluation, and what stands side by side is evaluations alone, or attacks on "
+                        "clips alone; give runs of `squall evaluate`, or of `squall attack video`, or one run",
+                        reason="different_jobs")

@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from squall.algorithms.corruption import find_kind
+from squall.algorithms.corruption.registry import LEARNED, find_kind, full_name
 from squall.platform.answers import AnswerFilter, Answers, Figures, Order, fetch, figures, ordered, run_scoring, scan
 from squall.platform.config import Config
 from squall.platform.errors import ConfigError, nearest
@@ -104,8 +104,7 @@ class RolloutsConfig(Config):
     def _known_kind(cls, value: str | None) -> str | None:
         if value is not None:
             try:
-                for kind in value.split("+"):
-                    find_kind(kind)
+                return "+".join(_stored_name(kind) for kind in value.split("+"))
             except ConfigError as error:
                 raise ValueError(str(error)) from None
         return value
@@ -123,6 +122,13 @@ class RolloutsConfig(Config):
         if value is not None and value.suffix not in ENDINGS:
             raise ValueError(f"ends in '{value.suffix}'; the ending says what is written: {', '.join(ENDINGS)}")
         return value
+
+
+def _stored_name(kind: str) -> str:
+    """A kind as answers have it; attackers may be gone since, so theirs is not looked up. Raises ConfigError."""
+    if not kind.startswith(LEARNED):
+        find_kind(kind)
+    return full_name(kind)
 
 
 def run(config: RolloutsConfig) -> int:

@@ -59,7 +59,8 @@ class CorruptionConfig(Config):
 
     kinds: tuple[str, ...] | dict[str, float] = STANDARD_KINDS
     """Drawn alike; or with probabilities, {fog: 0.3, night: 0.2}, of which what is missing to 1 is no corruption. An entry is
-    a kind or module:function, may have values of its own (fog 0.8 drift=0.1) and be composed (night + light_rain)."""
+    a kind, module:function or learned:FOLDER of trained attackers, may have values of its own (fog 0.8 drift=0.1) and be
+    composed (night + light_rain)."""
     severity: tuple[float, float] = (0.4, 0.9)
     """Range from which each clip's severity is drawn uniformly."""
 

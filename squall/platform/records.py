@@ -116,7 +116,7 @@ class CorruptionSpec:
 
     family: str
     kind: str
-    """Name of a registered kind, or ``module:function``."""
+    """Name of a registered kind, ``module:function``, or ``learned:FOLDER`` with an absolute path to trained attackers."""
     severity: float
     """In [0, 1]; 0 leaves the clip unchanged."""
     seed: int
@@ -127,7 +127,7 @@ class CorruptionSpec:
     calibration: int = 0
     """Version of the table that makes severities comparable; 0 uses none."""
     checkpoint: str | None = None
-    """For learned kinds, the hash of the weights."""
+    """For learned kinds, the hash of the weights: it says which attackers, and the path only where they lie."""
     then: tuple[CorruptionSpec, ...] = ()
     """What is applied after it, in this order, where corruptions are composed."""
 

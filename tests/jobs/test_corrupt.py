@@ -17,6 +17,7 @@ import av
 import cv2
 import numpy as np
 import pytest
+from blind_attackers import save_blind_attackers
 from PIL import Image
 from processes import Command, rows
 
@@ -194,6 +195,17 @@ def test_one_file_is_rendered_as_its_line_says(clips: Path, tmp_path: Path, caps
     difference = np.abs(decoded(out).astype(int) - expected)
     assert np.median(difference) <= 3 and difference.mean() < 8  # colour is halved in yuv420p, and rain is thin
     assert [file.name for file in out.parent.iterdir()] == ["rain.mp4"]
+
+
+def test_what_attackers_choose_is_rendered_as_its_line_says_from_any_folder(
+        clips: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.chdir(save_blind_attackers(tmp_path / "attackers").parent)
+    assert run(clips / "a.mp4", "b.mp4", "spec=learned:attackers 0.5 + fog 0.3", "crf=0") == 0
+    line = re.search(r"20 frames, (learned:\S+ 0\.5 seed=\d+ .*checkpoint=\w+ \+ fog [^\n]*)", capsys.readouterr().out)
+    monkeypatch.chdir("/")
+    expected = render(decoded(clips / "a.mp4"), parse_spec(line[1]), fps=FPS)
+    assert line[1].startswith(f"learned:{tmp_path / 'attackers'} ")
+    assert np.abs(decoded(tmp_path / "b.mp4").astype(int) - expected).mean() < 8
 
 
 def test_frames_that_were_cut_out_leave_the_times_of_the_others_alone(clips: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import ray
+from blind_attackers import save_blind_attackers
 from processes import Command, rows
 
 from squall.actors.rollout_engine import GenerateRequest
@@ -22,6 +23,7 @@ from squall.jobs.evaluate_output import Journal
 from squall.jobs.evaluate_plan import SCORE, EvaluateConfig, Evaluation, prepare
 from squall.jobs.evaluate_questions import make_conditions
 from squall.jobs.registry import find_job
+from squall.platform.attacker_files import attackers_hash
 from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
 from squall.platform.errors import ConfigError, DataError, SquallError
 from squall.platform.manifest import write_manifest
@@ -92,7 +94,16 @@ def test_fewer_conditions_for_each_question_are_drawn_evenly(data: Path) -> None
     assert three.case_count == 36 == len(list(three.cases()))
 
 
+def test_an_evaluation_says_which_attackers_its_kinds_were(data: Path, tmp_path: Path) -> None:
+    folder = save_blind_attackers(tmp_path / "attackers")
+    work = plan(data, f"kinds=[fog, 'learned:{folder} + fog']", "severities=[0.5]")
+    assert work.asked["attackers"] == {f"learned:{folder} + fog": [attackers_hash(folder)]}
+    learned = work.plan(0, work.conditions[2]).corruption
+    assert (learned.checkpoint, learned.then[0].kind) == (attackers_hash(folder), "fog")
+
+
 @pytest.mark.parametrize(("words", "message"), [
+    (["kinds=[learned:{tmp}/none]"], "{tmp}/none: no trained attackers here (No such file or directory); give the folder"),
     (["manifest={data}/none.jsonl"], "none.jsonl: no such manifest file"),
     (["manifest={tmp}/empty.jsonl"], "empty.jsonl"),
     (["manifest=[{data}/test.jsonl, {data}/questions.jsonl]"], "two questions have this id; corruptions follow from it"),
@@ -252,7 +263,7 @@ def test_a_training_run_and_an_evaluation_do_not_share_a_page(tmp_path: Path) ->
     for name, file in (("evaluated", "answers.jsonl"), ("trained", "metrics.jsonl")):
         (tmp_path / name).mkdir()
         (tmp_path / name / file).touch()
-    with pytest.raises(DataError, match="trained: no evaluation, and only evaluations stand side by side"):
+    with pytest.raises(DataError, match="trained: no evaluation, and what stands side by side"):
         report.run(report.ReportConfig(runs=(tmp_path / "evaluated", tmp_path / "trained")))
     with pytest.raises(DataError, match="no card.json; an evaluation writes it when all its questions are asked"):
         report.run(report.ReportConfig(runs=(tmp_path / "evaluated",)))

@@ -172,6 +172,11 @@ def test_numbers_are_looked_for_as_text() -> None:
     assert (config.text, config.sample, config.step) == ("42", "7", (3, 3))
 
 
+def test_answers_about_attackers_are_found_by_a_relative_path_though_they_are_gone() -> None:
+    config = load_config(RolloutsConfig, None, ["run=x", "kind=learned:runs/a/attackers+fog"])
+    assert config.kind == f"learned:{Path.cwd() / 'runs/a/attackers'}+fog"
+
+
 @pytest.mark.parametrize(("override", "message"), [
     ("branch=corupted", "Did you mean 'corrupted'"),
     ("kind=hevy_rain", "Did you mean 'heavy_rain'"),

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import inspect
 import math
+import os
+import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import MappingProxyType
@@ -96,6 +98,8 @@ _kinds: dict[str, Kind] = {}
 KINDS: Mapping[str, Kind] = MappingProxyType(_kinds)
 """Every registered kind by name."""
 _plugins: dict[str, Kind] = {}
+LEARNED = "learned:"
+"""Begins the name of a kind that is made of trained attackers; their folder follows."""
 
 
 def corruption(family: str, *, measure: Measure | None = None, rearranges: bool = False, whole_clip: bool = False,
@@ -116,14 +120,39 @@ def corruption(family: str, *, measure: Measure | None = None, rearranges: bool 
 
 
 def find_kind(name: str) -> Kind:
-    """Look a kind up by its name or as ``module:function``. Raises ConfigError with the nearest name and the allowed ones."""
+    """Look a kind up by its name, as ``module:function``, or as ``learned:FOLDER`` of trained attackers.
+
+    Raises:
+        ConfigError: there is none, with the nearest name and the allowed ones.
+    """
+    if name.startswith(LEARNED):
+        from squall.algorithms.corruption.learned import learned_kind
+
+        return learned_kind(name)
     if ":" in name:
         return _plugins.get(name) or _import_kind(name)
     if name not in KINDS:
         parts = [kind for kind in KINDS if name and name in kind]
         hint = f" Did you mean {' or '.join(parts)}?" if parts else nearest(name, KINDS)
-        raise ConfigError(f"unknown corruption kind '{name}'.{hint} Allowed: {', '.join(KINDS)}, or module:function")
+        raise ConfigError(f"unknown corruption kind '{name}'.{hint} Allowed: {', '.join(KINDS)}, module:function, or"
+                          f" {LEARNED}FOLDER")
     return KINDS[name]
+
+
+def full_name(name: str) -> str:
+    """A kind's name as specs and records have it: with an absolute path to trained attackers, so that every process finds them.
+
+    Raises:
+        ConfigError: the path cannot stand in a spec's one line.
+    """
+    if not name.startswith(LEARNED):
+        return name
+    path = name.removeprefix(LEARNED)
+    full = os.path.abspath(os.path.expanduser(path))
+    if re.search(r"[\s+]", full):
+        raise ConfigError(f"{full}: a path to trained attackers is one word of a corruption's line and may have no space and"
+                          " no +; rename the folder, or give a link to it")
+    return LEARNED + full
 
 
 def check_spec(spec: CorruptionSpec, count: int | None = None) -> Kind:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from squall.algorithms.corruption.calibration import CALIBRATION
-from squall.algorithms.corruption.registry import KINDS, check_spec, find_kind, is_number
+from squall.algorithms.corruption.registry import KINDS, check_spec, find_kind, full_name, is_number
 from squall.platform.errors import ConfigError, nearest
 from squall.platform.records import CorruptionSpec
 
@@ -44,7 +44,8 @@ def make_spec(kind: str, severity: float, seed: int, *, span: tuple[int, int] | 
               then: Sequence[CorruptionSpec] = (), **parameters: float) -> CorruptionSpec:
     """Build a checked spec; `parameters` override what severity implies, `then` comes after it. Raises ConfigError."""
     known = find_kind(kind)
-    spec = CorruptionSpec(known.family, kind, severity, seed, parameters, span, calibration, known.checkpoint, tuple(then))
+    spec = CorruptionSpec(known.family, full_name(kind), severity, seed, parameters, span, calibration, known.checkpoint,
+                          tuple(then))
     for one in (spec, *spec.then):
         check_spec(one)
     return spec
@@ -91,7 +92,7 @@ def _parse_member(text: str, severity: float | None, seed: int | None) -> Corrup
     if seed is None:
         raise ConfigError(f"'{kind}' needs a seed, such as '{kind} {severity:g} seed=7'")
     checkpoint = values.pop("checkpoint", known.checkpoint)
-    spec = CorruptionSpec(known.family, kind, float(severity), _whole("seed", seed), {}, span,
+    spec = CorruptionSpec(known.family, full_name(kind), float(severity), _whole("seed", seed), {}, span,
                           _whole("calibration", values.pop("calibration", CALIBRATION)), checkpoint)
     spec = replace(spec, parameters=values)
     check_spec(spec)
