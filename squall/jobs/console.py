@@ -17,11 +17,22 @@ from squall.algorithms.checking import CheckResult
 MARKS = {"passed": ("✓", "green"), "failed": ("✗", "bold red"), "note": ("·", "yellow")}
 NEEDED = ("found", "called")
 """Checks without which the others cannot be tried."""
+TABLE_WIDTH = 160
+"""Letters that a table of figures may take in a line."""
 
 
 def say(console: Console, line: str) -> None:
     """A line as it is, however wide the terminal."""
     console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def say_table(console: Console, table: Table) -> None:
+    """A table as wide as its figures need, however narrow the terminal: a figure that is cut off misleads."""
+    wide = Console(width=TABLE_WIDTH)
+    with wide.capture() as text:
+        wide.print(table)
+    for line in text.get().splitlines():
+        say(console, line.rstrip())
 
 
 def counted(number: int, noun: str) -> str:

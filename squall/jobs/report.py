@@ -1,7 +1,7 @@
 """`squall report RUN [RUN ...]`: write report.html again from what the run directory holds, and nothing else.
 
-A finished run gets its held-out figures and examples; one that runs, or died, gets what there is so far. Several evaluations
-get one page that compares them.
+A finished run gets its held-out figures and examples; one that runs, or died, gets what there is so far. Several evaluations,
+or several runs of attacks on the same clips, get one page that compares them.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from squall.jobs.evaluate_report import check_kinds, compare, is_evaluation, pag
 from squall.jobs.examples import held_out_examples, training_examples
 from squall.jobs.registry import JOBS
 from squall.jobs.trial_card import say_arms
+from squall.jobs.video_attack_card import say_video_attack_card
+from squall.jobs.video_attack_report import compare_video_attacks, is_video_attack, remake_video_attack
 from squall.platform.answers import AnswerFilter, run_scoring, scan
 from squall.platform.config import Config, read_yaml, validate
 from squall.platform.errors import DataError
@@ -33,15 +35,20 @@ class ReportConfig(Config):
     """Which runs to report on."""
 
     runs: tuple[Path, ...] = Field(min_length=1)
-    """Run directories: any one, or several evaluations, which then stand side by side."""
+    """Run directories: any one, or several evaluations or several attacks on the same clips, which then stand side by side."""
     output: Path | None = None
-    """Page over several evaluations; by default comparison.html in the folder that holds them."""
+    """Page over several runs; by default comparison.html in the folder that holds them."""
 
 
 def run(config: ReportConfig) -> int:
     """Write the page and say where it is and what state the run is in."""
     console = Console(highlight=False)
     folders = [RunDirectory.open(path) for path in config.runs]
+    if len(folders) > 1 and all(map(is_video_attack, folders)):
+        page = page_for(config.output, folders)
+        compare_video_attacks(folders, page)
+        say(console, f"report: {page}")
+        return 0
     check_kinds(folders)
     if len(folders) > 1:
         page = page_for(config.output, folders)
@@ -57,6 +64,10 @@ def run(config: ReportConfig) -> int:
     if is_attack(directory):
         card = remake_attack(directory)
         (say_arms if card.arms else say_attack_card)(card, console)
+        say(console, f"report: {directory.report}")
+        return 0
+    if is_video_attack(directory):
+        say_video_attack_card(remake_video_attack(directory), console)
         say(console, f"report: {directory.report}")
         return 0
     page = build_report(directory)

@@ -16,7 +16,7 @@ from rich.table import Table
 
 from squall.algorithms.statistics import holm, mcnemar_exact, paired_bootstrap
 from squall.jobs.attack_standing import Standing, Standings
-from squall.jobs.console import say
+from squall.jobs.console import say, say_table
 from squall.platform.attack_card import CLEAN, Arm, ArmContrast, ArmFigure, AttackCard, ModelResult, transfer_parts
 from squall.platform.report_card import Estimate
 
@@ -140,7 +140,7 @@ def say_arms(card: AttackCard, console: Console) -> None:
                       f"{arm.seconds:.0f}")
     budget = card.asked["budgets"][0]
     say(console, f"accuracy in percent, mean over seeds; attacks at {budget['norm']} {budget['epsilon']:.4g}:")
-    console.print(table)
+    say_table(console, table)
     for arm in card.arms:
         own = [model for model in card.models if model.arm == arm.name]
         alarms = [check.name for model in own for check in model.checks if check.passed is False]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 from squall.platform.attack_card import Arm, AttackCard, ModelResult, transfer_parts
 from squall.platform.report_card import Estimate
@@ -157,10 +157,15 @@ def mean(values: Sequence[float | None]) -> float | None:
 
 def kinds(card: AttackCard) -> dict[str, str]:
     """Kind of each attack, as it was asked for."""
-    asked = card.asked.get("attacks")
-    entries = [{"name": name} | dict(value) for name, value in asked.items() if isinstance(value, Mapping)] \
-        if isinstance(asked, Mapping) else [one for one in asked or () if isinstance(one, Mapping)]
-    return {str(one.get("name", one["kind"])): str(one["kind"]) for one in entries if "kind" in one}
+    return {name: str(settings["kind"]) for name, settings in entries(card.asked) if "kind" in settings}
+
+
+def entries(asked: Mapping[str, Any]) -> list[tuple[str, Mapping[str, Any]]]:
+    """(attack, its settings), of a card's ``asked``: of a mapping by name, or of a list of names and settings."""
+    attacks = asked.get("attacks") or ()
+    found = attacks.items() if isinstance(attacks, Mapping) else (
+        (one.get("name", one.get("kind", "")), one) if isinstance(one, Mapping) else (one, {}) for one in attacks)
+    return [(str(name), settings if isinstance(settings, Mapping) else {"kind": settings}) for name, settings in found]
 
 
 def model_subject(card: AttackCard, model: ModelResult) -> Subject:

@@ -17,6 +17,7 @@ from squall.platform.report.attack_subjects import (
     Subject,
     Threat,
     attack_text,
+    entries,
     is_transfer,
     kinds,
     mean,
@@ -24,6 +25,7 @@ from squall.platform.report.attack_subjects import (
     standing,
     threats,
 )
+from squall.platform.report.evaluation_tables import rows_of
 from squall.platform.report.page import Effect, EffectTable, effect_table
 from squall.platform.report_card import Estimate
 
@@ -224,12 +226,7 @@ def worst_of(rungs: Sequence[Rung]) -> tuple[Rung | None, Rung | None, Rung | No
             max(gaps, key=lambda rung: rung.overstated, default=None))
 
 
-def asked_attacks(card: AttackCard) -> list[tuple[str, Any]]:
-    """(attack, its settings as text) as they were asked for."""
-    asked = card.asked.get("attacks")
-    entries = list(asked.items()) if isinstance(asked, Mapping) else [
-        (one.get("name", one.get("kind", "")), one) if isinstance(one, Mapping) else (one, {}) for one in asked or ()]
-    return [(str(name), ", ".join(f"{key} {value}" for key, value in settings.items() if key != "name" and value is not None)
-             if isinstance(settings, Mapping) else str(settings)) for name, settings in entries]
-
-
+def asked_attacks(asked: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """(attack, its settings as text) of a card's ``asked``."""
+    return [(name, ", ".join(f"{key} {value}" for key, (value,), _ in rows_of([settings]) if key != "name"))
+            for name, settings in entries(asked)]

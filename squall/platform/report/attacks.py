@@ -66,7 +66,7 @@ def write_attack_report(
     environment.filters |= {"threat": threat_text, "attack": attack_text, "measure": measure, "compact": compact}
     page = environment.get_template("attacks.html.jinja").render(
         **_figures(card), **_pictures(folder, card, table), examples=example_cards(examples),
-        lost=card.lost, notes=card.notes, warnings=warnings(card), attacks_asked=tables.asked_attacks(card),
+        lost=card.lost, notes=card.notes, warnings=warnings(card), attacks_asked=tables.asked_attacks(card.asked),
         asked=_facts(card), provenance=rows_of([card.provenance]), command=command)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / PAGE_FILE, page)

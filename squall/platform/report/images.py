@@ -21,7 +21,7 @@ PHOTO_TRIES = tuple((side, {"quality": quality}) for side, quality in ((320, 80)
 
 @dataclass(frozen=True, slots=True)
 class Animation:
-    """A looping WebP and its first frame, as data URIs."""
+    """A looping WebP and one of its frames, as data URIs."""
 
     moving: str
     still: str
@@ -30,27 +30,32 @@ class Animation:
     pixelated: bool
 
 
-def animate(frames: np.ndarray, fps: float, max_bytes: int = MAX_BYTES) -> Animation:
-    """Encode uint8 RGB frames (T, H, W, 3) at `fps`; long clips keep every n-th frame and their duration.
+def animate(frames: np.ndarray, fps: float, max_bytes: int = MAX_BYTES, *, side: int | None = None, still: int = 0
+            ) -> Animation:
+    """Encode uint8 frames (T, H, W, 3 or with transparency 4) at `fps`; long clips keep every n-th frame and their duration.
 
     Quality, then size, go down until the moving picture takes at most `max_bytes`; the smallest try is taken as it is.
+
+    Args:
+        side: longest side of a clip, where several stand beside each other in a frame; limits of size hold for each of them.
+        still: frame that stands for the clip where nothing may move.
     """
     stride = -(-len(frames) // MAX_FRAMES)
-    side = max(frames.shape[1:3])
+    side = side or max(frames.shape[1:3])
     pixelated = side <= PIXEL_ART_SIDE
     for limit, settings in PIXEL_ART_TRIES if pixelated else PHOTO_TRIES:
         pictures = [_picture(frame, min(1.0, limit / side)) for frame in frames[::stride]]
-        moving, still = io.BytesIO(), io.BytesIO()
+        moving, standing = io.BytesIO(), io.BytesIO()
         pictures[0].save(moving, "WEBP", save_all=True, append_images=pictures[1:], loop=0,
                          duration=round(1000 * stride / fps), **settings)
         if moving.tell() <= max_bytes:
             break
-    pictures[0].save(still, "WEBP", **settings)
-    return Animation(_uri(moving), _uri(still), *pictures[0].size, pixelated)
+    pictures[still // stride].save(standing, "WEBP", **settings)
+    return Animation(_uri(moving), _uri(standing), *pictures[0].size, pixelated)
 
 
 def _picture(frame: np.ndarray, scale: float) -> Image.Image:
-    picture = Image.fromarray(np.ascontiguousarray(frame), "RGB")
+    picture = Image.fromarray(np.ascontiguousarray(frame))
     if scale == 1.0:
         return picture
     return picture.resize((round(picture.width * scale), round(picture.height * scale)), Image.Resampling.LANCZOS)
