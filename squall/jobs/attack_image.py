@@ -7,8 +7,6 @@ from the rows alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping
-from typing import Any
 
 from rich.console import Console
 
@@ -17,11 +15,10 @@ from squall.jobs.attack_image_plan import AttackImageConfig, AttackPlan, prepare
 from squall.jobs.attack_models import LEDGER_FILE, AttackRun, attack_models
 from squall.jobs.attack_report import say_attack_card, write_attack_card, write_attacks
 from squall.jobs.console import counted, say
-from squall.jobs.resume import resumable
+from squall.jobs.resume import check_settings, resumable
 from squall.platform.attack_card import CARD_FILE
 from squall.platform.config import dump_yaml
-from squall.platform.errors import ConfigError
-from squall.platform.runs import RunDirectory, read_json
+from squall.platform.runs import RunDirectory
 
 __all__ = ["AttackImageConfig", "run"]
 
@@ -54,25 +51,13 @@ def begin(folder: RunDirectory, plan: AttackPlan) -> None:
     Raises:
         ConfigError: what is there came about in another way.
     """
-    now: dict[str, Any] = {"models": {model.name: model.hash for model in plan.models}, "data": plan.data, "asked": plan.asked}
-    stored = read_json(folder.path / "settings.json") if plan.config.resume else {}
-    for section, values in stored.items():
-        if difference := _difference(values, now[section]):
-            raise ConfigError(f"{folder.path}: was begun with {_WORDS[section]} ({section}.{difference} differs); figures of "
-                              "both would not belong together. Resume it as it was, or give another name")
-    folder.write_json("settings.json", now)
+    now = {"models": {model.name: model.hash for model in plan.models}, "data": plan.data, "asked": plan.asked}
+    resumed = check_settings(folder, plan.config.resume, now,
+                             {"models": "other models", "data": "other images", "asked": "other settings"})
     folder.write_config(f"job: {JOB}\n" + dump_yaml(plan.resolved(folder.name, folder.path.parent)))
     folder.write_plan("\n".join(plan.lines()) + "\n")
     folder.write_provenance(plan.config.seed)
-    folder.event("resumed" if stored else "started", job=JOB)
-
-
-_WORDS = {"models": "other models", "data": "other images", "asked": "other settings"}
-
-
-def _difference(stored: Mapping[str, Any], now: Mapping[str, Any]) -> str | None:
-    """The first key whose values differ."""
-    return next((key for key in (*stored, *now) if stored.get(key) != now.get(key)), None)
+    folder.event("resumed" if resumed else "started", job=JOB)
 
 
 def finish(plan: AttackPlan, folder: RunDirectory, found: AttackRun, wall_s: float, console: Console) -> int:

@@ -211,13 +211,13 @@ def choose(count: int, config: AttackImageConfig) -> np.ndarray:
 
 def names_of(models: Sequence[NamedModelConfig]) -> list[str]:
     """A name for each model, its own or the last part of its path. Raises ConfigError where two are the same."""
-    names = [one.name or _short(one.path) for one in models]
+    names = [one.name or short_path(one.path) for one in models]
     if twice := [name for name in names if names.count(name) > 1]:
         raise ConfigError(f"models: two are called '{twice[0]}'; give them names: models=[{{path: ..., name: ...}}, ...]")
     return names
 
 
-def _short(path: str) -> str:
+def short_path(path: str) -> str:
     """The last part of a path; of a run's model the run's name."""
     parts = [part for part in Path(path.rpartition(":")[2] or path).parts if part not in ("/", ".", "..")]
     generic = len(parts) > 1 and parts[-1] in ("model", "classifier", "best", "last")

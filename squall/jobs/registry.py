@@ -285,6 +285,18 @@ JOBS: tuple[Job, ...] = (
         section="attacks",
     ),
     Job(
+        command=("attack", "video"),
+        summary="Attack video classifiers by agents that learn across clips, and by controls under the same budget",
+        example="squall attack video @video_attack victim_training=null victim=runs/NAME/model",
+        module="squall.jobs.attack_video",
+        config="AttackVideoConfig",
+        demands="demands",
+        steps="steps",
+        title="Attacks on clips",
+        section="attacks",
+        default_config="@video_attack",
+    ),
+    Job(
         command=("trial",),
         summary="Put ways of training on trial: arms and seeds under equal compute, attacked from all sides, on one page",
         example="squall trial @trial seeds=[1,2,3]",

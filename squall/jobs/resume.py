@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
@@ -16,8 +17,9 @@ from squall.jobs.console import say
 from squall.platform.checkpoints import read_state
 from squall.platform.config import Config
 from squall.platform.errors import FULL_DISK, ConfigError, SquallError
-from squall.platform.runs import RunDirectory, checkpoint_step, from_here, read_lines
+from squall.platform.runs import RunDirectory, checkpoint_step, from_here, read_json, read_lines, to_json
 
+SETTINGS = "settings.json"
 OPTIMISER = "learner.optimiser"
 FREE = ("resume", "name", "output", "steps", "max_staleness", "ray_address", "dashboard", "engine", "workers", "tracking",
         "trace_steps", "max_sampled_groups", "checkpoint_every_steps", "device", "data.decode_threads", "learner.workers",
@@ -100,6 +102,25 @@ def check_same_run(config: Config, run: RunDirectory) -> tuple[str, ...]:
     if now.get("steps") == stored.get("steps") or schedule == "constant":
         return ()
     return (f"steps was {stored['steps']} and is {now['steps']}: the {schedule} learning rate follows the new length",)
+
+
+def check_settings(run: RunDirectory, resume: bool, now: Mapping[str, Mapping[str, Any]], words: Mapping[str, str]) -> bool:
+    """Write settings.json, what the results of a run follow from; returns whether it was there, and the same.
+
+    Args:
+        now: by section; `words` say of each what another one would be.
+
+    Raises:
+        ConfigError: what is there came about in another way.
+    """
+    stored = read_json(run.path / SETTINGS) if resume else {}
+    plain = json.loads(to_json(now))
+    for section, values in stored.items():
+        if key := next((key for key in (*values, *plain[section]) if values.get(key) != plain[section].get(key)), None):
+            raise ConfigError(f"{run.path}: was begun with {words[section]} ({section}.{key} differs); figures of both would "
+                              "not belong together. Resume it as it was, or give another name")
+    run.write_json(SETTINGS, now)
+    return bool(stored)
 
 
 def resume_command(job: str, run: RunDirectory) -> str:

@@ -314,7 +314,7 @@ def _write_best(config: TuneConfig, job: Job, folder: Path, rows: Sequence[Mappi
     here = from_here(folder)
     print(f"page: {here / 'sweep.html'}")
     print(f"best: {best['name']}; run it with: squall {job.name} {here / 'best.yaml'}\n"
-          f"its own checkpoints: {here}/trials/{best['run']}/checkpoints")
+          f"its own run: {here}/trials/{best['run']}")
     if best["run"] != best["name"]:
         print("PBT changed its values on the way; best.yaml has the last ones: to run it is another run than the one that won")
     return 0
