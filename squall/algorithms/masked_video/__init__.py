@@ -1,0 +1,1 @@
+"""A masked video autoencoder and samplers of its tokens, trained together: plain torch, without Ray, files or engines."""
