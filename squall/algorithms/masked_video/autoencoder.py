@@ -1,7 +1,8 @@
 """A masked video autoencoder, written from the paper (VideoMAE: Tong et al., arXiv 2203.12602, section 3.3 and figure 2).
 
-The encoder sees visible tokens alone; a light decoder sees what it made of them and, at every other place, a learned mask token,
-and predicts the pixels of those places. The modules are such that their weights are also those of Hugging Face's VideoMAE.
+The encoder sees visible tokens alone; a light decoder sees what it made of them and, at every other place, a learned mask
+token, and predicts the pixels of those places. The modules are such that their weights are also those of Hugging Face's
+VideoMAE.
 Shapes: B clips, N tokens, V visible and M = N - V masked ones, D the width, P the numbers of a token's pixels.
 """
 

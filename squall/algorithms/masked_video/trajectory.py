@@ -1,9 +1,9 @@
 """Trajectory attention (Motionformer: Patrick et al., arXiv 2106.05392, equations 2 to 5), without a class token.
 
-Stage one: a token at place s and time t looks at all places of a time t', and what it finds there is the point of its trajectory at
-that time: y~_stt' = sum_s' v_s't' softmax_s'(q_st . k_s't' / sqrt(d)). Stage two: it looks along its trajectory:
-y_st = sum_t' v~_stt' softmax_t'(q~_st . k~_stt' / sqrt(d)), with q~ from the point at its own time and k~, v~ from all of them. The
-authors' published code adds up y~ in place of v~; this follows the paper.
+Stage one: a token at place s and time t looks at all places of a time t', and what it finds there is the point of its
+trajectory at that time: y~_stt' = sum_s' v_s't' softmax_s'(q_st . k_s't' / sqrt(d)). Stage two: it looks along its trajectory:
+y_st = sum_t' v~_stt' softmax_t'(q~_st . k~_stt' / sqrt(d)), with q~ from the point at its own time and k~, v~ from all of them.
+The authors' published code adds up y~ in place of v~; this follows the paper.
 Shapes: B clips, T times, S places, N = T S tokens, H heads of width d, D = H d.
 """
 
@@ -56,8 +56,8 @@ class TrajectoryAttention(nn.Module):
     def _along(self, points: torch.Tensor, own: torch.Tensor) -> torch.Tensor:
         """Stage two: (B, n, D) of trajectories (B, n, T, D) whose tokens are of the times `own` (n,).
 
-        Keys and values are linear in the points, so q~ is taken through the key's weights and the weighted sum of points through
-        the value's, once for a token in place of once for each of its points.
+        Keys and values are linear in the points, so q~ is taken through the key's weights and the weighted sum of points
+        through the value's, once for a token in place of once for each of its points.
         """
         width = points.shape[-1]
         diagonal = points.gather(2, own[None, :, None, None].expand(len(points), -1, 1, width)).squeeze(2)

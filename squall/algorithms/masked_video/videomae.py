@@ -1,8 +1,8 @@
 """Weights of an autoencoder under the names of Hugging Face's VideoMAE, and back.
 
-Three of its models take them: `VideoMAEModel` (the encoder), `VideoMAEForPreTraining` (all) and `VideoMAEForVideoClassification`
-(the encoder behind a mean over tokens; its last norm and its classifier are new, the last norm of pre-training is left out).
-Positions are no weights: both sides compute them.
+Three of its models take them: `VideoMAEModel` (the encoder), `VideoMAEForPreTraining` (all) and
+`VideoMAEForVideoClassification` (the encoder behind a mean over tokens; its last norm and its classifier are new, the last norm
+of pre-training is left out). Positions are no weights: both sides compute them.
 """
 
 from __future__ import annotations
