@@ -31,7 +31,7 @@ class AdaptiveRatioConfig(Config):
 class MaskRatioConfig(Config):
     """How much is masked."""
 
-    ratio: float = Field(0.9, gt=0, lt=1)
+    ratio: float = Field(0.9, ge=0, le=1)
     """Share of tokens that is masked, at first."""
     adaptive: AdaptiveRatioConfig | None = None
     """What changes it; by default nothing does."""

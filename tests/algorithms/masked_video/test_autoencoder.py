@@ -49,9 +49,9 @@ def test_it_learns_one_clip(autoencoder: Any) -> None:
     rows, columns = torch.arange(16.0)[:, None], torch.arange(16.0)
     waves = [0.5 + 0.5 * torch.sin((rows * time + columns * (5 - time)) / 5) for time in range(6)]
     clip = torch.stack(waves).expand(1, 3, 6, 16, 16)
-    optimiser = torch.optim.AdamW(module.parameters(), lr=5e-3)
+    optimiser = torch.optim.AdamW(module.parameters(), lr=1e-2)
     losses = []
-    for _ in range(150):
+    for _ in range(100):
         loss = module(clip, visible, masked).losses.mean()
         optimiser.zero_grad()
         loss.backward()

@@ -64,7 +64,7 @@ class LearnedSampler(Sampler):
         self.register_buffer("positions", sine_positions(grid.tokens, config.width), persistent=False)
         self.trunk = self._blocks()
         self.critic_trunk = self._blocks() if critic and not config.shared_trunk else None
-        self.actor = nn.Linear(config.width, 1)
+        self.actor = nn.Linear(config.width, 1, bias=False)  # a softmax would not see it
         self.critic = nn.Sequential(nn.Linear(2 * config.width, config.width), nn.GELU(), nn.Linear(config.width, 1)
                                     ) if critic else None
         self.apply(initialise)

@@ -110,5 +110,6 @@ def plan_of(proposal: Proposal, action: torch.Tensor, chooses: Chooses = "visibl
 def checked(logits: torch.Tensor) -> torch.Tensor:
     """Raises SquallError where a logit is not finite, which would draw tokens by their number."""
     if not bool(logits.isfinite().all()):
-        raise SquallError("the sampler's logits are not finite; lower sampler_training.optimiser.learning_rate")
+        raise SquallError("the sampler's logits are not finite: the clips hold such values, or "
+                          "sampler_training.optimiser.learning_rate is too high")
     return logits
