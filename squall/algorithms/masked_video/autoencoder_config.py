@@ -27,14 +27,14 @@ class AutoencoderConfig(Config):
     """tiny (0.5 million parameters, for a CPU), small (ViT-S) or base (ViT-B): widths, depths and heads."""
     frames: int = Field(16, ge=1)
     """Frames of a clip."""
-    height: int = Field(224, ge=1)
+    image_height: int = Field(224, ge=1)
     """Pixels."""
     image_width: int = Field(224, ge=1)
     """Pixels."""
     tubelet: int = Field(2, ge=1)
     """Frames of a token; it must divide `frames`."""
     patch: int = Field(16, ge=1)
-    """Pixels of a token's side; it must divide `height` and `image_width`."""
+    """Pixels of a token's side; it must divide `image_height` and `image_width`."""
     channels: int = Field(3, ge=1)
     """Of a pixel."""
     width: int | None = Field(None, ge=1)
@@ -80,4 +80,4 @@ class AutoencoderConfig(Config):
 
     def grid(self) -> TokenGrid:
         """Raises ConfigError where tubelets do not fit the clips."""
-        return TokenGrid(self.frames, self.height, self.image_width, self.tubelet, self.patch, self.channels)
+        return TokenGrid(self.frames, self.image_height, self.image_width, self.tubelet, self.patch, self.channels)

@@ -141,9 +141,10 @@ class SamplerLearner:
             proposal: Proposal = self.sampler(experience.tokens)
         surrogate = self._surrogate(proposal, experience, advantages)
         spread = entropy(proposal.logits)
-        loss = surrogate.loss - self.training.entropy_coefficient * spread
         wrong = torch.zeros_like(rewards) if proposal.values is None else value_loss(proposal.values, rewards)
-        loss = loss + self.training.value_coefficient * wrong
+        loss = surrogate.loss + self.training.value_coefficient * wrong
+        if self.config.rule != "token":  # whose optimum, p in proportion to L, needs nothing to keep it wide
+            loss = loss - self.training.entropy_coefficient * spread
         (loss.sum() / total).backward()
         ratios = surrogate.ratios
         kl = (ratios - 1 - ratios.log()).mean(1)  # Schulman's estimate, never negative

@@ -38,14 +38,14 @@ class SamplerTrainingConfig(Config):
     value_coefficient: float = Field(0.5, ge=0)
     """Weight of the critic's squared error."""
     entropy_coefficient: float = Field(0.01, ge=0)
-    """Weight of the entropy (nats) of a draw, which keeps the sampler from collapsing."""
+    """tats, reinforce: weight of the entropy (nats) of a draw, which keeps the sampler from collapsing."""
     normalise_advantages: bool = True
     """Divide advantages by their deviation over the buffer, after taking off their mean."""
     rewards: RewardScaleConfig = RewardScaleConfig()
     """How rewards are standardised."""
     policy_weight: float = Field(1e-4, gt=0)
-    """adamae: weight of its loss (AdaMAE's code). Under AdamW, whose steps do not depend on a loss' scale, it matters only
-    beside the entropy and against rounding."""
+    """adamae: weight of its loss, as in its code. AdamW's steps do not depend on a loss' scale, so that beside an optimiser of its
+    own it changes nothing but rounding."""
 
 
 @dataclass(frozen=True)

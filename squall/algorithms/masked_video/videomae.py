@@ -35,7 +35,8 @@ def videomae_config(config: AutoencoderConfig, kind: Kind = "model", **further: 
         further: more of them, such as ``num_labels`` or ``id2label`` of a classifier.
     """
     return {
-        "image_size": config.height if config.height == config.image_width else [config.height, config.image_width],
+        "image_size": (config.image_height if config.image_height == config.image_width
+                       else [config.image_height, config.image_width]),
         "patch_size": config.patch, "num_channels": config.channels, "num_frames": config.frames,
         "tubelet_size": config.tubelet, "hidden_size": config.width, "num_hidden_layers": config.depth,
         "num_attention_heads": config.heads, "intermediate_size": config.width * config.mlp_ratio,

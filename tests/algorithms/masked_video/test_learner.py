@@ -76,7 +76,7 @@ def test_microbatches_make_no_difference() -> None:
 @pytest.mark.parametrize(("kind", "credit"), [
     ("tats", None), ("tats", {"chooses": "masked", "per": "clip", "reward": "loss"}), ("reinforce", None), ("adamae", None)])
 def test_informative_tokens_come_to_be_drawn(kind: str, credit: dict[str, str] | None) -> None:
-    learner = learner_of(kind, credit=credit, epochs=3, policy_weight=1.0)
+    learner = learner_of(kind, credit=credit, epochs=3)
     for step in range(40):
         remember(learner, step)
         learner.update()

@@ -14,7 +14,7 @@ from squall.algorithms.masked_video.training_config import MaskedVideoConfig
 from squall.platform.config import validate
 from squall.platform.errors import ConfigError, SquallError
 
-AUTOENCODER = {"frames": 4, "height": 16, "image_width": 16, "patch": 4, "width": 24, "depth": 1, "heads": 2,
+AUTOENCODER = {"frames": 4, "image_height": 16, "image_width": 16, "patch": 4, "width": 24, "depth": 1, "heads": 2,
                "decoder_width": 12, "decoder_depth": 1, "decoder_heads": 2}
 NETWORK = {"width": 12, "heads": 2}
 CLIPS = torch.rand(6, 3, 4, 16, 16, generator=torch.Generator().manual_seed(0))
@@ -167,7 +167,7 @@ def test_half_precision_comes_close_and_keeps_the_first_ratio() -> None:
     ({"mask_ratio": {"ratio": 0.99}}, "leaves no visible token of 32"),
     ({"mask_ratio": {"ratio": 0.0}}, "leaves no masked token of 32"),
     ({"autoencoder": AUTOENCODER | {"frames": 1}}, "clips of 1 frames of 16x16 pixels are smaller than a tubelet of 2 frames"),
-    ({"autoencoder": AUTOENCODER | {"height": 18}}, "are not divided by a tubelet"),
+    ({"autoencoder": AUTOENCODER | {"image_height": 18}}, "are not divided by a tubelet"),
 ])
 def test_what_cannot_be_trained_is_refused(keys: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):

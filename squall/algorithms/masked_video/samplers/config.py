@@ -46,8 +46,9 @@ class SamplerConfig(Config):
     @model_validator(mode="after")
     def _learnable(self) -> SamplerConfig:
         rule, credit = RULES.get(self.kind), self.credit
-        if credit is not None and rule is None:
-            raise ValueError(f"credit means nothing to kind {self.kind}, which does not learn")
+        for key, given in (("credit", credit), ("attention", self.attention)):
+            if given is not None and rule is None:
+                raise ValueError(f"{key} means nothing to kind {self.kind}, which does not learn")
         if credit is not None and (credit.per == "token") != (rule == "token"):
             fitting = "token" if rule == "token" else "clip"
             why = "" if rule == "token" else ": the masked tokens are not the action, whose log-probability it needs"

@@ -40,6 +40,7 @@ def test_kinds_have_their_attention_their_critic_and_their_credit() -> None:
     ({"kind": "reinforce", "credit": TOKEN}, "kind reinforce learns from clip credit"),
     ({"kind": "adamae", "credit": MASKED}, "kind adamae learns from token credit, not from clip credit"),
     ({"kind": "tube", "credit": MASKED}, "credit means nothing to kind tube, which does not learn"),
+    ({"kind": "flow", "attention": "trajectory"}, "attention means nothing to kind flow"),
     ({"log_probability": "categorical"}, "a PPO ratio exists only where the log-probability is that of the action taken"),
     ({"credit": MASKED | {"reward": "minus_loss"}}, "does not reward choosing informative tokens"),
 ])
