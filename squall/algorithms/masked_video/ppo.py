@@ -44,8 +44,8 @@ class SamplerTrainingConfig(Config):
     rewards: RewardScaleConfig = RewardScaleConfig()
     """How rewards are standardised."""
     policy_weight: float = Field(1e-4, gt=0)
-    """adamae: weight of its loss, as in its code. AdamW's steps do not depend on a loss' scale, so that beside an optimiser of its
-    own it changes nothing but rounding."""
+    """adamae: weight of its loss, as in its code. AdamW's steps do not depend on a loss' scale, so that beside an optimiser of
+    its own it changes nothing but rounding."""
 
 
 @dataclass(frozen=True)

@@ -10,8 +10,8 @@ import torch
 from squall.algorithms.masked_video.autoencoder import MaskedAutoencoder
 from squall.algorithms.masked_video.autoencoder_config import AutoencoderConfig
 
-SMALL = {"frames": 6, "image_height": 16, "image_width": 16, "patch": 4, "width": 24, "depth": 2, "heads": 3, "decoder_width": 12,
-         "decoder_depth": 1, "decoder_heads": 2}
+SMALL = {"frames": 6, "image_height": 16, "image_width": 16, "patch": 4, "width": 24, "depth": 2, "heads": 3,
+         "decoder_width": 12, "decoder_depth": 1, "decoder_heads": 2}
 
 
 @pytest.fixture
