@@ -61,7 +61,7 @@ def from_videomae(module: MaskedAutoencoder, state: Mapping[str, torch.Tensor], 
     """Load what one of the three models saved into an autoencoder of the same size, in place.
 
     Args:
-        state: of a model that was loaded by transformers, or the file's own names.
+        state: under the names that transformers 5 gives and writes.
         where: what errors begin with.
 
     Returns:
