@@ -6,6 +6,7 @@ Results come in the order in which they are done.
 from __future__ import annotations
 
 import time
+from abc import ABC, abstractmethod
 from collections import Counter, deque
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -46,7 +47,7 @@ class _Flight:
     asked: bool = False
 
 
-class TaskPool:
+class TaskPool(ABC):
     """Runs tasks on the workers of one role. Who derives from it starts them with `_watch`, and says how to `_send` a task."""
 
     role: ClassVar[str]
@@ -113,9 +114,9 @@ class TaskPool:
         """Take actors that are being started, and wait for them. Errors as of `Supervisor.add`."""
         self._supervisor.add(self.role, list(actors))
 
+    @abstractmethod
     def _send(self, worker: Worker, task: Any) -> Any:
         """Give a worker a task; returns the reference to its result."""
-        raise NotImplementedError
 
     def _launch(self, source: Iterator[tuple[Any, Any]]) -> bool:
         """Give every free worker a task; returns whether none is left to give."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from abc import abstractmethod
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -98,12 +99,13 @@ class Control(Config):
         """The clean clip and what the control asks before it can choose for the first time."""
         return 2
 
+    @abstractmethod
     def _search(self, ask: Ask, target: Target) -> Search[Any]:
-        raise NotImplementedError
+        """Begin with the clip as it is."""
 
+    @abstractmethod
     def _hunt(self, search: Search[Any], target: Target, margin: float, rng: np.random.Generator) -> None:
         """Ask until Fooled or BudgetSpent ends it; to return is to give up. `margin` is the clean clip's, 0 or more."""
-        raise NotImplementedError
 
     def _outcome(self, search: Search[Any], target: Target) -> VideoOutcome:
         return VideoOutcome(search.clip, search.fooled, search.queries, trace=tuple(search.trace))
