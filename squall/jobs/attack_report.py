@@ -6,27 +6,25 @@ import shlex
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 from rich.console import Console
 
 from squall.jobs.attack_card import build_attack_card, facts_of
 from squall.jobs.attack_examples import read_examples
+from squall.jobs.attack_files import holds_attacks, read_card, read_rows, write_rows
 from squall.jobs.console import say
 from squall.platform.attack_card import ATTACKS, ATTACKS_FILE, CARD_FILE, AttackCard
-from squall.platform.config import validate
-from squall.platform.errors import DataError
 from squall.platform.report.attack_export import export_attacks
 from squall.platform.report.attacks import write_attack_report
 from squall.platform.report.evaluation import bounds, percent
 from squall.platform.report_card import Estimate
-from squall.platform.runs import RunDirectory, from_here, read_json
-from squall.platform.video import replacing
+from squall.platform.runs import RunDirectory, from_here
+
+JOB = "attack image"
 
 
 def write_attacks(folder: RunDirectory, table: pa.Table) -> None:
     """Write ``attacks.parquet`` in one piece."""
-    with replacing(folder.path / ATTACKS_FILE) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+    write_rows(folder.path / ATTACKS_FILE, table)
 
 
 def write_attack_card(folder: RunDirectory, card: AttackCard, table: pa.Table) -> None:
@@ -51,32 +49,17 @@ def remake_attack(folder: RunDirectory) -> AttackCard:
 
 def read_attack_card(folder: Path) -> AttackCard:
     """The card in a run directory. Raises DataError where there is none or it is not one."""
-    path = folder / CARD_FILE
-    if not path.is_file():
-        raise DataError(f"{folder}: no {CARD_FILE}; an attack writes it when all is attacked: squall attack image "
-                        f"{folder / 'config.yaml'} --resume", reason="no_card")
-    return validate(AttackCard, read_json(path), where=str(path))
+    return read_card(folder, AttackCard, JOB)
 
 
 def read_attacks(folder: Path) -> pa.Table:
     """The rows in a run directory. Raises DataError where there are none, or not as this version writes them."""
-    path = folder / ATTACKS_FILE
-    advice = f"`squall attack image {folder / 'config.yaml'} --resume` writes it again from the ledger"
-    try:
-        table = pq.read_table(path, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
-        problem = " ".join(str(error).split())[:120]
-        raise DataError(f"{path}: cannot be read ({problem}); {advice}", reason="damaged_attacks") from None
-    if missing := [name for name in ATTACKS.names if name not in table.column_names]:
-        raise DataError(f"{path}: has no column {missing[0]}, so another version of Squall wrote it; {advice}",
-                        reason="old_attacks")
-    return table
+    return read_rows(folder / ATTACKS_FILE, ATTACKS, JOB)
 
 
 def is_attack(folder: RunDirectory) -> bool:
     """Whether a run directory is an attack's."""
-    card = folder.path / CARD_FILE
-    return (folder.path / ATTACKS_FILE).is_file() or (card.is_file() and read_json(card).get("kind") == "attack")
+    return holds_attacks(folder, ATTACKS_FILE, "attack")
 
 
 def say_attack_card(card: AttackCard, console: Console) -> None:

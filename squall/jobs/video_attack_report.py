@@ -7,26 +7,23 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 
+from squall.jobs.attack_files import holds_attacks, read_card, read_rows, write_rows
 from squall.jobs.video_attack_card import build_video_attack_card, facts_of
-from squall.platform.config import validate
 from squall.platform.errors import DataError
 from squall.platform.report.video_attack_comparison import write_video_attack_comparison
 from squall.platform.report.video_attack_examples import read_clips
 from squall.platform.report.video_attack_export import export_video_attacks
 from squall.platform.report.video_attacks import write_video_attack_report
-from squall.platform.runs import RunDirectory, from_here, read_json
-from squall.platform.video import replacing
+from squall.platform.runs import RunDirectory, from_here
 from squall.platform.video_attack_card import CARD_FILE, ROWS_FILE, VIDEO_ATTACKS, VideoAttackCard
 
-_RESUME = "squall attack video {config} --resume"
+JOB = "attack video"
 
 
 def write_video_attacks(folder: RunDirectory, table: pa.Table) -> None:
     """Write ``video_attacks.parquet`` in one piece."""
-    with replacing(folder.path / ROWS_FILE) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+    write_rows(folder.path / ROWS_FILE, table)
 
 
 def write_video_attack_card(folder: RunDirectory, card: VideoAttackCard, table: pa.Table) -> None:
@@ -73,29 +70,14 @@ def _check_same_data(cards: Sequence[VideoAttackCard]) -> None:
 
 def read_video_attack_card(folder: Path) -> VideoAttackCard:
     """The card in a run directory. Raises DataError where there is none or it is not one."""
-    path = folder / CARD_FILE
-    if not path.is_file():
-        raise DataError(f"{folder}: no {CARD_FILE}; attacks write it when all clips are attacked: "
-                        f"{_RESUME.format(config=folder / 'config.yaml')}", reason="no_card")
-    return validate(VideoAttackCard, read_json(path), where=str(path))
+    return read_card(folder, VideoAttackCard, JOB)
 
 
 def read_video_attacks(folder: Path) -> pa.Table:
     """The rows in a run directory. Raises DataError where there are none, or not as this version writes them."""
-    path = folder / ROWS_FILE
-    advice = f"`{_RESUME.format(config=folder / 'config.yaml')}` writes it again from what is finished"
-    try:
-        table = pq.read_table(path, memory_map=True)
-    except (pa.ArrowException, OSError) as error:
-        problem = " ".join(str(error).split())[:120]
-        raise DataError(f"{path}: cannot be read ({problem}); {advice}", reason="damaged_attacks") from None
-    if missing := [name for name in VIDEO_ATTACKS.names if name not in table.column_names]:
-        raise DataError(f"{path}: has no column {missing[0]}, so another version of Squall wrote it; {advice}",
-                        reason="old_attacks")
-    return table
+    return read_rows(folder / ROWS_FILE, VIDEO_ATTACKS, JOB)
 
 
 def is_video_attack(folder: RunDirectory) -> bool:
     """Whether a run directory holds attacks on clips."""
-    card = folder.path / CARD_FILE
-    return (folder.path / ROWS_FILE).is_file() or (card.is_file() and read_json(card).get("kind") == "video_attack")
+    return holds_attacks(folder, ROWS_FILE, "video_attack")

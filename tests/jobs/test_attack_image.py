@@ -212,7 +212,7 @@ def test_a_run_that_was_killed_ends_in_the_files_of_an_undisturbed_one_and_count
     assert 0.05 < np.abs(shown[0].adversarial - shown[0].clean / 255).max() <= 0.1 + 1e-6
     for name in ("card.json", "report.html"):
         (calm / name).unlink()
-    with pytest.raises(DataError, match="no card.json; an attack writes it when all is attacked: squall attack image"):
+    with pytest.raises(DataError, match="no card.json; it is written when all is attacked: squall attack image"):
         report.run(report.ReportConfig(runs=(calm,)))
     (killed / "report.html").unlink()
     assert report.run(report.ReportConfig(runs=(killed,))) == 0

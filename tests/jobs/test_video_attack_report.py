@@ -102,7 +102,7 @@ def test_what_cannot_be_read_is_named_with_the_command_that_mends_it(run: RunDir
         remake_video_attack(run)
     (run.path / "card.json").unlink()
     assert is_video_attack(run)
-    with pytest.raises(DataError, match=r"no card\.json; attacks write it when all clips are attacked"):
+    with pytest.raises(DataError, match=r"no card\.json; it is written when all is attacked: squall attack video"):
         remake_video_attack(run)
     rows.unlink()
     assert not is_video_attack(run)
