@@ -21,10 +21,12 @@ import pyarrow.parquet as pq
 import pytest
 
 from squall.actors.attackers import about_attacker, load_attacker
+from squall.algorithms.corruption.registry import find_kind
 from squall.jobs import attack_video, report
 from squall.jobs.arguments import load_job_config
 from squall.jobs.attack_video_config import AttackVideoConfig, demands, steps
 from squall.jobs.registry import find_job
+from squall.platform.attacker_files import attackers_hash
 from squall.platform.errors import ConfigError, SquallError
 from squall.platform.hosting import Host, hosted
 from squall.platform.runs import read_lines
@@ -125,6 +127,7 @@ def test_a_run_that_is_stopped_and_killed_ends_with_a_card_that_agrees_with_its_
     assert process.wait() == -9 and attacked(run) >= 3
     wait_for_orphans(run)
     assert load_attacker(run / "attackers/pair/seed-1").companion == "random"
+    assert find_kind(f"learned:{run}/attackers/pair/seed-1").checkpoint == attackers_hash(run / "attackers/pair/seed-1")
 
     recorder = Recorder()
     with hosted(Host(sinks=[recorder])):

@@ -270,8 +270,8 @@ def test_a_card_is_the_same_when_it_is_made_again_and_in_whatever_order_rows_com
     assert again.model_dump_json() == card.model_dump_json()
 
 
-def test_the_terminal_shows_attacks_and_how_the_first_learned_one_stands(known) -> None:
-    console = Console(width=140, record=True, file=StringIO())
+def test_the_terminal_shows_attacks_and_how_the_first_learned_one_stands_however_narrow_it_is(known) -> None:
+    console = Console(width=40, record=True, file=StringIO())
     say_video_attack_card(known[0], console)
     text = console.export_text()
     assert "40 clips attacked, failures counted at the budget" in text

@@ -12,6 +12,7 @@ import pytest
 from attacked_clip_cards import BUDGET, CONTROLS, LEARNED, TRAINING, attacked_clip, make_card, make_rows
 from pages import Tags
 
+from squall.platform.report.attack_subjects import measure
 from squall.platform.report.evaluation import bounds, p_text, percent
 from squall.platform.report.page import signed
 from squall.platform.report.video_attack_by_clip import SHADES, STANDS, by_clip, shade_of
@@ -86,7 +87,8 @@ def test_the_headline_sets_the_pair_against_random_and_the_best_control(page_of)
         f"Within 300 queries a clip, pair, which learned on other clips, fools r3d on {percent(share(pair.success))} % "
         f"{bounds(share(pair.success))} of the 24 clips that it classifies correctly, with {count(pair.queries.mean)} "
         f"{spread(pair.queries)} queries on average. It needs {fewer[0]} [")
-    assert f"it needs {fewer[1]} [" in text and "fewer than greedy, the control that needs fewest" in text
+    assert f"it needs {fewer[1]} [" in text and "fewer than greedy, the control that needs fewest (SSIM" in text
+    assert f"(SSIM with the clean clip {measure(greedy.ssim.mean)}; pair {measure(pair.ssim.mean)})." in text
     assert (f"Learning cost 12 400 queries more, a mean over 3 seeds, which no control needs: shared by these 24 "
             f"clips, {count(pair.queries.mean + TRAINING / 24)} queries a clip in all.") in text
     assert f"Against random it has paid for itself after {against['random'].break_even_clips} clips; against greedy" in text
