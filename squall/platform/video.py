@@ -136,7 +136,8 @@ def token_count(height: int, width: int, frames: int, patch: int = 14, merge: in
 
 
 def encode_video(path: str | Path, frames: np.ndarray, fps: float, crf: int = 18, *, num_threads: int = 1) -> None:
-    """Write uint8 frames (T, H, W, 3) RGB as H.264 yuv420p in an MP4 file, replacing the file in one piece.
+    """Write uint8 frames (T, H, W, 3) RGB as H.264 yuv420p in an MP4 file, replacing the file in one piece. The same frames
+    give the same bytes.
 
     Raises:
         DataError: no frames, another dtype or shape, an odd height or width, or a rate that is not positive.
@@ -159,7 +160,9 @@ def add_h264_stream(container: Any, size: tuple[int, int], rate: Fraction, crf: 
     """Add an H.264 yuv420p stream of (height, width) to a PyAV container; its pixels are marked as what they are, BT.601."""
     from av.video.reformatter import ColorRange, Colorspace
 
-    stream = container.add_stream("libx264", rate=rate, options={"crf": str(crf), "preset": preset})
+    # without the last option x264's look ahead (mbtree) gives the same small frames other bytes now and then
+    options = {"crf": str(crf), "preset": preset, "x264-params": "cpu-independent=1"}
+    stream = container.add_stream("libx264", rate=rate, options=options)
     stream.height, stream.width = size
     stream.pix_fmt = "yuv420p"
     stream.codec_context.colorspace, stream.codec_context.color_range = Colorspace.SMPTE170M, ColorRange.MPEG

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 import torch
@@ -14,7 +16,8 @@ from squall.platform.embedded.tiny_policy import create_policy
 from squall.platform.errors import ConfigError
 from squall.platform.manifest import load_manifest
 from squall.platform.models import load_policy, load_processor
-from squall.platform.video import FrameSampling, load_clip
+from squall.platform.seeds import derive_seed
+from squall.platform.video import FrameSampling, encode_video, load_clip
 
 
 @pytest.mark.parametrize("kind", QUESTION_TYPES)
@@ -55,6 +58,17 @@ def test_the_written_set_reads_back_as_video_and_is_kept(tmp_path) -> None:
     written = (tmp_path / "train" / "000000.mp4").stat().st_mtime_ns
     build_dataset(config)
     assert (tmp_path / "train" / "000000.mp4").stat().st_mtime_ns == written
+
+
+def test_the_same_clips_are_the_same_files(tmp_path) -> None:
+    clips = [make_question("colour", "test", 8, 56, derive_seed(0, "test", index)).frames for index in (3, 4, 9, 11)]
+    first, *others = [tuple(_encoded(tmp_path / "clip.mp4", clip) for clip in clips) for _ in range(25)]
+    assert set(others) == {first}
+
+
+def _encoded(path: Path, frames: np.ndarray) -> bytes:
+    encode_video(path, frames, fps=4)
+    return path.read_bytes()
 
 
 def test_an_unknown_question_type_is_named_with_the_nearest() -> None:
