@@ -35,7 +35,7 @@ from squall.platform.video_attack_card import VIDEO_ATTACKS, VideoAttackCard
 ROOT = Path(__file__).parents[2]
 TINY = """
 job: attack video
-victim_training: {network: {architecture: cnn3d}, epochs: 20, batch_size: 8, optimiser: {learning_rate: 0.01}, device: cpu}
+victim_training: {network: {architecture: cnn3d}, epochs: 60, batch_size: 8, optimiser: {learning_rate: 0.01}, device: cpu}
 data: {train_clips: 24, test_clips: 12, size: 28, frames: 4, question_type: colour}
 clips: null
 attack: {cell: 14, max_queries: 12}
