@@ -12,6 +12,8 @@ from squall.algorithms.masked_video.grid import TokenGrid
 from squall.platform.config import Config
 
 IMAGENET_MEAN, IMAGENET_STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
+NORM_EPSILON = 1e-12
+"""Of the blocks' layer norms, as in Hugging Face's VideoMAE."""
 
 SIZES: Mapping[str, Mapping[str, int]] = MappingProxyType({
     "tiny": {"width": 96, "depth": 4, "heads": 3, "decoder_width": 48, "decoder_depth": 1, "decoder_heads": 3},

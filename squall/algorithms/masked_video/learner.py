@@ -14,6 +14,7 @@ from squall.algorithms.masked_video.gradients import adamw, descend
 from squall.algorithms.masked_video.ppo import (
     SamplerTrainingConfig,
     Surrogate,
+    group_advantages,
     ppo_surrogate,
     reinforce_surrogate,
     value_loss,
@@ -30,28 +31,29 @@ draw (or action); `ratio_deviation` is the mean distance of ratios from 1."""
 
 @dataclass(frozen=True)
 class Experience:
-    """What a sampler did with B clips, and what came of it; nothing of it has a gradient."""
+    """What a sampler did with B clips, G masks each, and what came of it; nothing of it has a gradient."""
 
     tokens: torch.Tensor
     """(B, N, D)."""
     action: torch.Tensor
-    """int64 (B, K)."""
+    """int64 (B, G, K)."""
     log_probs: torch.Tensor
-    """(B, K), when it acted."""
+    """(B, G, K), when it acted."""
     values: torch.Tensor
-    """(B,), when it acted; 0 without a critic."""
+    """(B, G), when it acted; 0 without a critic."""
     masked: torch.Tensor
-    """int64 (B, M)."""
+    """int64 (B, G, M)."""
     token_losses: torch.Tensor
-    """(B, M)."""
+    """(B, G, M)."""
 
     @classmethod
     def of(cls, tokens: torch.Tensor, plan: MaskPlan, token_losses: torch.Tensor) -> Experience:
-        """Cut off from the graphs that made it."""
+        """Cut off from the graphs that made it; `tokens` are (B, N, D), plan and losses have G rows for each clip."""
         values, log_probs = plan.proposal.values, plan.log_probs
         assert log_probs is not None
-        values = token_losses.new_zeros(len(tokens)) if values is None else values
-        return cls(*(part.detach() for part in (tokens, plan.action, log_probs, values, plan.masked, token_losses)))
+        values = token_losses.new_zeros(len(token_losses)) if values is None else values
+        parts = (plan.action, log_probs, values, plan.masked, token_losses)
+        return cls(tokens.detach(), *(part.detach().unflatten(0, (len(tokens), -1)) for part in parts))
 
     def __getitem__(self, rows: slice) -> Experience:
         return Experience(*(getattr(self, each.name)[rows] for each in fields(self)))
@@ -68,7 +70,7 @@ class SamplerLearner:
                  precision: Callable[[], AbstractContextManager[None]] = nullcontext) -> None:
         """
         Args:
-            batch_clips: clips of a training step, over all workers.
+            batch_clips: clips of a training step, over all workers; all have as many masks.
             total_updates: for the learning rate's schedule.
             microbatch_clips: clips at a time; 0 is all. The result is the same to rounding.
             precision: a context for forward passes, the one in which the sampler acted.
@@ -93,7 +95,7 @@ class SamplerLearner:
 
     def update(self) -> dict[str, float]:
         """Learn from the buffer and empty it; returns `FIGURES`, and those of the first epoch as ``first_...``."""
-        total = self.batch_clips * self.steps
+        total = self.batch_clips * self.steps * self.buffer[0].action.shape[1]
         rewards = self._standardised(total)
         advantages = self._advantages(rewards, total)
         epochs = self.training.epochs if self.config.rule == "ppo" else 1
@@ -106,14 +108,16 @@ class SamplerLearner:
         return told | {"reward": self.scale.first / self.scale.weight, "epochs": float(epochs)}
 
     def _standardised(self, total: int) -> list[torch.Tensor]:
-        raw = [clip_rewards(self.config.credits, each.token_losses.mean(1)).double() for each in self.buffer]
+        raw = [clip_rewards(self.config.credits, each.token_losses.mean(2)).double() for each in self.buffer]
         sums = torch.stack([sum(each.sum() for each in raw), sum(each.square().sum() for each in raw)])
         self.share.add(sums)
         self.scale.update(*sums.tolist(), count=total)
         return [self.scale(each).float() for each in raw]
 
     def _advantages(self, rewards: list[torch.Tensor], total: int) -> list[torch.Tensor]:
-        advantages = [reward - each.values for reward, each in zip(rewards, self.buffer, strict=True)]
+        group = self.training.baseline == "group"
+        advantages = [group_advantages(reward) if group else reward - each.values
+                      for reward, each in zip(rewards, self.buffer, strict=True)]
         if not self.training.normalise_advantages or total == 1:
             return advantages
         whole = torch.cat(advantages).double()
@@ -138,7 +142,8 @@ class SamplerLearner:
 
     def _backward(self, experience: Experience, rewards: torch.Tensor, advantages: torch.Tensor, total: int) -> torch.Tensor:
         with self.precision():
-            proposal: Proposal = self.sampler(experience.tokens)
+            proposal: Proposal = self.sampler(experience.tokens).repeated(rewards.shape[1])
+        rewards, advantages = rewards.flatten(), advantages.flatten()
         surrogate = self._surrogate(proposal, experience, advantages)
         spread = entropy(proposal.logits)
         wrong = torch.zeros_like(rewards) if proposal.values is None else value_loss(proposal.values, rewards)
@@ -152,11 +157,14 @@ class SamplerLearner:
         return torch.stack([each.detach().sum() for each in figures])
 
     def _surrogate(self, proposal: Proposal, experience: Experience, advantages: torch.Tensor) -> Surrogate:
-        logits, action = proposal.logits, experience.action
+        """Of all masks, one a row."""
+        logits = proposal.logits
+        action, acted, masked, losses = (part.flatten(0, 1) for part in (
+            experience.action, experience.log_probs, experience.masked, experience.token_losses))
         if self.config.rule == "ppo":
-            return ppo_surrogate(self.training, draw_log_probs(logits, action), experience.log_probs, advantages)
+            return ppo_surrogate(self.training, draw_log_probs(logits, action), acted, advantages)
         if self.config.rule == "token":
-            loss = self.training.policy_weight * token_credit_loss(logits, experience.masked, experience.token_losses)
-            return Surrogate(loss, torch.ones_like(experience.log_probs), torch.zeros_like(loss))
+            loss = self.training.policy_weight * token_credit_loss(logits, masked, losses)
+            return Surrogate(loss, torch.ones_like(acted), torch.zeros_like(loss))
         exact = self.config.log_probability == "plackett_luce"
         return reinforce_surrogate((draw_log_probs if exact else categorical_log_probs)(logits, action), advantages)

@@ -31,26 +31,31 @@ class CollapseConfig(Config):
 class MaskMonitor:
     """Adds up what the plans of one training step are like, a microbatch at a time."""
 
-    def __init__(self, tokens: int, device: torch.device) -> None:
-        self.tokens = tokens
+    def __init__(self, tokens: int, device: torch.device, masks: int = 1) -> None:
+        """`masks` of each clip follow one another in plans."""
+        self.tokens, self.masks = tokens, masks
         self.sums = torch.zeros(len(SUMS), dtype=torch.float64, device=device)
         self.motion = torch.zeros(len(MOTION_SUMS), dtype=torch.float64, device=device)
         self.counts = torch.zeros(tokens, dtype=torch.float64, device=device)
+        self.own_pairs = torch.zeros(1, dtype=torch.float64, device=device)
         self.drawn = 0
 
     def add(self, plan: MaskPlan, made: Reconstruction, motion: torch.Tensor | None = None) -> None:
-        """Take in a microbatch; `motion` is bool (B, N), true where tokens are on true motion."""
+        """Take in a microbatch; `motion` is bool (B, N), one row a mask, true where tokens are on true motion."""
         self.drawn = plan.action.shape[1]
         logits = plan.proposal.logits.detach()
         figures = (made.losses, plan.entropy, sequence_entropy(logits, plan.action),
                    logits.softmax(1).topk(self.drawn, dim=1).values.sum(1))
         self.sums += torch.stack([each.detach().double().sum() for each in figures])
-        self.counts += torch.bincount(plan.action.flatten(), minlength=self.tokens)
+        drawn = torch.zeros(len(logits), self.tokens, device=logits.device).scatter(1, plan.action, 1.0)
+        by_clip = drawn.unflatten(0, (-1, self.masks)).sum(1).double()
+        self.counts += by_clip.sum(0)
+        self.own_pairs += by_clip.square().sum()
         if motion is not None:
             self.motion += _motion_sums(plan, made, motion)
 
     def figures(self, clips: int, share: Share, collapse: CollapseConfig, moving: bool) -> dict[str, float]:
-        """Of `clips` clips, over all workers, which all call this.
+        """Of `clips` clips and all masks of theirs, over all workers, which all call this.
 
         `entropy_share` and `sequence_entropy_share` are 1 for drawing at random, and `overlap` 0; `top_mass` is the probability
         of the K likeliest tokens, K / N at random.
@@ -58,22 +63,22 @@ class MaskMonitor:
         Args:
             moving: whether every `add` had true motion.
         """
-        joined = torch.cat([self.sums, self.motion, self.counts])
+        joined = torch.cat([self.sums, self.motion, self.own_pairs, self.counts])
         share.add(joined)
-        sums, motion, counts = joined.split([len(SUMS), len(MOTION_SUMS), self.tokens])
-        loss, spread, whole, top = (sums / clips).tolist()
+        sums, motion, own_pairs, counts = joined.split([len(SUMS), len(MOTION_SUMS), 1, self.tokens])
+        loss, spread, whole, top = (sums / (clips * self.masks)).tolist()
         figures = {"loss": loss, "entropy": spread, "entropy_share": spread / math.log(self.tokens),
                    "sequence_entropy_share": whole / most_sequence_entropy(self.tokens, self.drawn), "top_mass": top,
-                   "overlap": self._overlap(counts, clips)}
+                   "overlap": self._overlap(float(counts.square().sum() - own_pairs), clips)}
         figures["collapsed"] = float(figures["sequence_entropy_share"] < collapse.least_entropy
                                      or figures["overlap"] > collapse.most_overlap)
         return figures | (_motion_figures(motion) if moving else {})
 
-    def _overlap(self, counts: torch.Tensor, clips: int) -> float:
+    def _overlap(self, pairs: float, clips: int) -> float:
+        """`pairs` of draws are of the same token in two clips."""
         if clips < 2:
             return 0.0
-        pairs = float((counts * (counts - 1)).sum())  # of draws of the same token in two clips
-        overlap, chance = pairs / (clips * (clips - 1) * self.drawn), self.drawn / self.tokens
+        overlap, chance = pairs / (clips * (clips - 1) * self.masks**2 * self.drawn), self.drawn / self.tokens
         return (overlap - chance) / (1 - chance)
 
 

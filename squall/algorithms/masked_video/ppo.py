@@ -17,6 +17,7 @@ from pydantic import Field
 from squall.algorithms.classifier_config import AdamWConfig
 from squall.algorithms.masked_video.credit import RewardScaleConfig
 from squall.platform.config import Config
+from squall.platform.errors import ConfigError
 
 
 class SamplerTrainingConfig(Config):
@@ -35,6 +36,10 @@ class SamplerTrainingConfig(Config):
     ratio: Literal["draw", "action"] = "draw"
     """tats: whether every draw has its ratio, given the draws before it, or the whole action has one, the product of theirs,
     which is soon clipped when many tokens are drawn."""
+    baseline: Literal["critic", "group"] = "critic"
+    """tats, reinforce: what a reward is compared with: what the critic expects of the clip, or the mean reward of the clip's
+    other masks, of which `masks_per_clip` must give some. A group takes off all that differs between clips; the critic learns
+    on."""
     value_coefficient: float = Field(0.5, ge=0)
     """Weight of the critic's squared error."""
     entropy_coefficient: float = Field(0.01, ge=0)
@@ -46,6 +51,12 @@ class SamplerTrainingConfig(Config):
     policy_weight: float = Field(1e-4, gt=0)
     """adamae: weight of its loss, as in its code. AdamW's steps do not depend on a loss' scale, so that beside an optimiser of
     its own it changes nothing but rounding."""
+
+    def check(self, masks_per_clip: int) -> None:
+        """Raises ConfigError where a mask would have no others to be compared with."""
+        if self.baseline == "group" and masks_per_clip < 2:
+            raise ConfigError("sampler_training.baseline group compares a mask with others of its clip; "
+                              "set masks_per_clip to 2 or more, or take the critic")
 
 
 @dataclass(frozen=True)
@@ -85,6 +96,12 @@ def reinforce_surrogate(log_probs: torch.Tensor, advantages: torch.Tensor) -> Su
     """-A log pi(a), over K: its gradient is PPO's where all ratios are 1 (Williams 1992, with a baseline)."""
     ones = torch.ones_like(log_probs)
     return Surrogate(-advantages.detach() * log_probs.mean(1), ones, torch.zeros_like(advantages))
+
+
+def group_advantages(rewards: torch.Tensor) -> torch.Tensor:
+    """Rewards (B, masks) of clips' masks less the mean of the others of that clip (leave-one-out; Kool et al., 2019)."""
+    masks = rewards.shape[1]
+    return (rewards - rewards.mean(1, keepdim=True)) * (masks / (masks - 1))
 
 
 def value_loss(values: torch.Tensor, rewards: torch.Tensor) -> torch.Tensor:

@@ -14,7 +14,7 @@ import torch
 
 from squall.algorithms.classifier_training import Share
 from squall.algorithms.masked_video.autoencoder import MaskedAutoencoder
-from squall.algorithms.masked_video.gradients import adamw, descend
+from squall.algorithms.masked_video.gradients import DescentMaker, PlainDescent, adamw
 from squall.algorithms.masked_video.learner import Experience, SamplerLearner
 from squall.algorithms.masked_video.mask_ratio import MaskRatio
 from squall.algorithms.masked_video.monitors import MaskMonitor
@@ -32,7 +32,8 @@ class JointTraining:
     """Autoencoder and sampler in training. Every worker makes one, with the same configuration."""
 
     def __init__(self, config: MaskedVideoConfig, total_steps: int, device: str | torch.device = "cpu",
-                 share: Share | None = None) -> None:
+                 share: Share | None = None, descent: DescentMaker = PlainDescent) -> None:
+        """`descent` is who follows the autoencoder's gradients."""
         self.config, self.total_steps, self.share = config, total_steps, share or Share()
         if config.batch_clips < self.share.workers:
             raise ConfigError(f"batch_clips {config.batch_clips} does not go round {self.share.workers} workers; "
@@ -44,6 +45,7 @@ class JointTraining:
             torch.manual_seed(derive_seed(config.seed, "sampler"))
             self.sampler = build_sampler(config.sampler, self.autoencoder.grid, config.autoencoder.width).to(device)
         self.optimiser = adamw(self.autoencoder, config.optimiser)
+        self.descent = descent(self.autoencoder, self.optimiser, config.optimiser, self.share, "the autoencoder")
         self.ratio = MaskRatio(config.mask_ratio)
         self.learner = self._learner()
         self._warm = RandomSampler(self.autoencoder.grid)
@@ -64,16 +66,16 @@ class JointTraining:
         """
         self._check(clips)
         visible, sampler = self.autoencoder.grid.visible(self.ratio.value), self.acting
-        noise = self.noise()[self.share.of(self.config.batch_clips)]
-        monitor = MaskMonitor(self.autoencoder.grid.tokens, self.device)
-        experiences = []
-        for rows in self._microbatches(len(clips)):
+        noise = self.noise().unflatten(0, (-1, self.config.masks_per_clip))[self.share.of(self.config.batch_clips)]
+        monitor = MaskMonitor(self.autoencoder.grid.tokens, self.device, self.config.masks_per_clip)
+        experiences, parts = [], self._microbatches(len(clips))
+        for rows in parts:
             part = _unit(clips[rows].to(self.device))
-            experience = self._reconstruct(sampler, part, visible, noise[rows], monitor,
-                                           None if motion is None else motion[rows].to(self.device))
+            moving = None if motion is None else motion[rows].to(self.device)
+            experience = self._reconstruct(sampler, part, visible, noise[rows].flatten(0, 1), monitor, moving,
+                                           last=rows is parts[-1])
             experiences.append(experience)
-        norm = descend(self.autoencoder, self.optimiser, self.config.optimiser, self.step, self.total_steps, self.share,
-                       "the autoencoder")
+        norm = self.descent.step(self.step, self.total_steps)
         figures = monitor.figures(self.config.batch_clips, self.share, self.config.collapse, motion is not None)
         figures |= {"mask_ratio": self.ratio.value, "visible_tokens": float(visible), "grad_norm": norm}
         self.ratio.update(figures["loss"])
@@ -92,9 +94,9 @@ class JointTraining:
         return self.learner is None or not self.learner.buffer
 
     def noise(self) -> torch.Tensor:
-        """Gumbel noise (batch_clips, N) of this step, the same on every worker."""
+        """Gumbel noise (batch_clips * masks_per_clip, N) of this step, clip by clip, the same on every worker."""
         generator = torch.Generator().manual_seed(derive_seed(self.config.seed, "mask", self.step))
-        return gumbel_noise(self.config.batch_clips, self.autoencoder.grid.tokens, generator)
+        return gumbel_noise(self.config.batch_clips * self.config.masks_per_clip, self.autoencoder.grid.tokens, generator)
 
     def precise(self) -> AbstractContextManager[None]:
         """The arithmetic of forward passes."""
@@ -125,15 +127,16 @@ class JointTraining:
                               config.microbatch_clips, self.precise)
 
     def _reconstruct(self, sampler: Sampler, clips: torch.Tensor, visible: int, noise: torch.Tensor, monitor: MaskMonitor,
-                     motion: torch.Tensor | None) -> Experience | None:
+                     motion: torch.Tensor | None, last: bool = True) -> Experience | None:
         """Act on a microbatch, add the gradient of its reconstruction, and return what the sampler may learn from."""
+        masks = self.config.masks_per_clip
         with self.precise():
             tokens = self.autoencoder.embed(clips)
             with torch.no_grad():
                 plan = sampler.plan(clips, tokens, visible, noise)
-            made = self.autoencoder.reconstruct(clips, tokens, plan.visible, plan.masked)
-        (made.losses.sum() / self.config.batch_clips).backward()
-        monitor.add(plan, made, motion)
+            made = self.autoencoder.reconstruct(repeated(clips, masks), repeated(tokens, masks), plan.visible, plan.masked)
+        self.descent.backward(made.losses.sum() / (self.config.batch_clips * masks), last)
+        monitor.add(plan, made, None if motion is None else repeated(motion, masks))
         return Experience.of(tokens, plan, made.token_losses) if sampler.learns else None
 
     def _learn(self, experiences: list[Experience]) -> dict[str, float]:
@@ -153,6 +156,11 @@ class JointTraining:
             raise ConfigError(f"{len(clips)} clips; this worker's part of batch_clips {self.config.batch_clips} is "
                               f"{own.stop - own.start}")
         self.autoencoder.grid.check(clips)
+
+
+def repeated(rows: torch.Tensor, masks: int) -> torch.Tensor:
+    """Each row `masks` times, one after the other."""
+    return rows if masks == 1 else rows.repeat_interleave(masks, 0)
 
 
 def _unit(clips: torch.Tensor) -> torch.Tensor:

@@ -33,6 +33,9 @@ class MaskedVideoConfig(Config):
     """The autoencoder's (arXiv 2203.12602, appendix; the rate is for 256 clips a step)."""
     batch_clips: int = Field(32, ge=1)
     """Clips of a training step, over all workers."""
+    masks_per_clip: int = Field(1, ge=1)
+    """Masks of each of those clips, all in the same step (repeated augmentation, arXiv 2205.09113): a clip is loaded, and its
+    sampler looks at it, once."""
     microbatch_clips: int = Field(0, ge=0)
     """Clips that a worker computes at a time, which bounds memory; 0 is all of its part."""
     precision: Literal["float32", "bfloat16"] = "float32"
@@ -44,6 +47,7 @@ class MaskedVideoConfig(Config):
     def _possible(self) -> MaskedVideoConfig:
         try:
             self.mask_ratio.check(self.autoencoder.grid())
+            self.sampler_training.check(self.masks_per_clip)
         except ConfigError as error:
             raise ValueError(str(error)) from None
         return self

@@ -6,8 +6,7 @@ import torch
 from torch import nn
 from torch.nn.functional import scaled_dot_product_attention
 
-NORM_EPSILON = 1e-12
-"""Of the blocks' layer norms, as in Hugging Face's VideoMAE."""
+from squall.algorithms.masked_video.autoencoder_config import NORM_EPSILON
 
 
 class Attention(nn.Module):
@@ -38,10 +37,14 @@ class Block(nn.Module):
         self.wider = nn.Linear(width, int(width * mlp_ratio))
         self.narrower = nn.Linear(int(width * mlp_ratio), width)
 
-    def forward(self, tokens: torch.Tensor) -> torch.Tensor:
-        """(B, N, D) to (B, N, D)."""
-        tokens = tokens + self.attention(self.before(tokens))
-        return tokens + self.narrower(nn.functional.gelu(self.wider(self.after(tokens))))
+    def forward(self, tokens: torch.Tensor, kept: torch.Tensor | None = None) -> torch.Tensor:
+        """(B, N, D) to (B, N, D); `kept` (B, 2) has factors of the two branches (stochastic depth, arXiv 1603.09382)."""
+        tokens = tokens + _times(self.attention(self.before(tokens)), kept, 0)
+        return tokens + _times(self.narrower(nn.functional.gelu(self.wider(self.after(tokens)))), kept, 1)
+
+
+def _times(branch: torch.Tensor, kept: torch.Tensor | None, number: int) -> torch.Tensor:
+    return branch if kept is None else branch * kept[:, number, None, None]
 
 
 def split_heads(tokens: torch.Tensor, heads: int) -> torch.Tensor:

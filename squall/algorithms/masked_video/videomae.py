@@ -10,11 +10,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
-from squall.algorithms.masked_video.autoencoder_config import AutoencoderConfig
-from squall.platform.errors import DataError
+from squall.algorithms.masked_video.autoencoder_config import NORM_EPSILON, AutoencoderConfig
+from squall.platform.config import validate
+from squall.platform.errors import ConfigError, DataError
 
 if TYPE_CHECKING:
     import torch
+    from torch import nn
 
     from squall.algorithms.masked_video.autoencoder import MaskedAutoencoder
 
@@ -46,8 +48,42 @@ def videomae_config(config: AutoencoderConfig, kind: Kind = "model", **further: 
         "use_mean_pooling": kind == "classification" or not config.final_norm, **further}
 
 
-def to_videomae(module: MaskedAutoencoder, kind: Kind = "model") -> dict[str, torch.Tensor]:
-    """The state dict for one of the three models. A classifier lacks `fc_norm` and `classifier`, which are to be trained."""
+def autoencoder_config(values: Mapping[str, Any], mean: tuple[float, ...], std: tuple[float, ...], where: str
+                       ) -> AutoencoderConfig:
+    """The sizes of a VideoMAEConfig, the inverse of `videomae_config`.
+
+    Args:
+        values: all of a VideoMAEConfig's, defaults too.
+        where: what errors begin with.
+
+    Raises:
+        ConfigError: an encoder that ours cannot be.
+    """
+    fixed = {"model_type": "videomae", "hidden_act": "gelu", "qv_bias": True, "layer_norm_eps": NORM_EPSILON}
+    for key, expected in fixed.items():
+        if values[key] != expected:
+            raise ConfigError(f"{where}: {key} is {values[key]!r}, and of a VideoMAE that can be taken it is {expected!r}")
+    if values["intermediate_size"] % values["hidden_size"]:
+        raise ConfigError(f"{where}: intermediate_size {values['intermediate_size']} is no multiple of hidden_size "
+                          f"{values['hidden_size']}")
+    size = values["image_size"]
+    height, width = (size, size) if isinstance(size, int) else size
+    own = {"frames": values["num_frames"], "image_height": height, "image_width": width, "tubelet": values["tubelet_size"],
+           "patch": values["patch_size"], "channels": values["num_channels"], "width": values["hidden_size"],
+           "depth": values["num_hidden_layers"], "heads": values["num_attention_heads"],
+           "decoder_width": values["decoder_hidden_size"], "decoder_depth": values["decoder_num_hidden_layers"],
+           "decoder_heads": values["decoder_num_attention_heads"],
+           "mlp_ratio": values["intermediate_size"] // values["hidden_size"],
+           "final_norm": not values["use_mean_pooling"], "normalise_targets": values["norm_pix_loss"], "mean": mean, "std": std}
+    return validate(AutoencoderConfig, own, where)
+
+
+def to_videomae(module: nn.Module, kind: Kind = "model") -> dict[str, torch.Tensor]:
+    """The state dict for one of the three models. A classifier lacks `fc_norm` and `classifier`, which are to be trained.
+
+    Args:
+        module: an autoencoder, or what has parts of one under the same names.
+    """
     whole = {_their_name(name): value.detach() for name, value in module.state_dict().items()}
     if kind == "pretraining":
         return whole

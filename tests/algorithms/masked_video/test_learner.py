@@ -85,10 +85,31 @@ def test_informative_tokens_come_to_be_drawn(kind: str, credit: dict[str, str] |
     assert share > (1.08 if credit else 1.6) * chance  # 28 of 32 tokens are masked, so that their share is 1.14 at most
 
 
+@pytest.mark.parametrize("kind", ["tats", "reinforce"])
+def test_a_group_takes_off_what_differs_between_clips(kind: str) -> None:
+    """Clips' own losses are a hundred times what masks make of them, and nothing beside the clip's other masks."""
+    shares = {}
+    for baseline in ("critic", "group"):
+        learner = learner_of(kind, baseline=baseline, epochs=2)
+        for step in range(20):
+            generator = torch.Generator().manual_seed(step)
+            tokens = torch.randn(CLIPS, 32, 6, generator=generator)
+            marked = torch.rand(CLIPS, 32, generator=generator) < 0.33
+            tokens[..., 0] = 3.0 * marked
+            with torch.no_grad():
+                plan = learner.sampler.plan(torch.zeros(CLIPS, 1), tokens, VISIBLE, gumbel_noise(CLIPS * 4, 32, generator))
+            every = marked.repeat_interleave(4, 0)
+            hard = 20 * torch.rand(CLIPS, 1, generator=generator).repeat_interleave(4, 0)
+            learner.remember([Experience.of(tokens, plan, losses_of(plan, every) + hard)])
+            learner.update()
+        shares[baseline] = every.gather(1, plan.visible).float().mean().item()
+    assert shares["group"] > 0.55 and shares["critic"] < 0.45
+
+
 def test_experience_has_no_graph() -> None:
     learner = learner_of()
     plan, tokens, marked = acted(learner)
     losses = losses_of(plan, marked).requires_grad_()
     experience = Experience.of(tokens.requires_grad_(), plan, losses * 2)
     assert not any(getattr(experience, name).requires_grad for name in ("tokens", "log_probs", "values", "token_losses"))
-    assert len(experience[2:5]) == 3 and torch.equal(experience[2:5].action, plan.action[2:5])
+    assert len(experience[2:5]) == 3 and torch.equal(experience[2:5].action[:, 0], plan.action[2:5])

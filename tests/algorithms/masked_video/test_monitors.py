@@ -60,3 +60,13 @@ def test_motion_is_counted_among_drawn_visible_and_all_tokens() -> None:
     assert figures["motion/sampled"] == figures["motion/visible"] == 4 / DRAWN and figures["motion/chance"] == 0.1
     assert figures["loss/still"] == 0.5 and "loss/moving" not in figures  # no masked token moves
     assert figures_of(torch.zeros(20, TOKENS), motion, losses=torch.where(motion, 3.0, 0.5))["loss/moving"] == 3
+
+
+def test_masks_of_the_same_clip_are_no_overlap_between_clips() -> None:
+    wanted = torch.arange(TOKENS) // DRAWN == torch.arange(5)[:, None]  # every clip has tokens of its own
+    action = draw(30.0 * wanted, torch.zeros(5, TOKENS), DRAWN).repeat_interleave(2, 0)
+    monitor = MaskMonitor(TOKENS, torch.device("cpu"), masks=2)
+    plan = plan_of(Proposal((30.0 * wanted).repeat_interleave(2, 0)), action)
+    monitor.add(plan, Reconstruction(torch.zeros(1), torch.zeros(1), torch.ones_like(plan.masked, dtype=torch.float)))
+    figures = monitor.figures(5, Share(), CollapseConfig(), False)
+    assert figures["overlap"] == pytest.approx((0 - DRAWN / TOKENS) / (1 - DRAWN / TOKENS)) and figures["loss"] == 1

@@ -5,7 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from squall.algorithms.masked_video.ppo import SamplerTrainingConfig, ppo_surrogate, reinforce_surrogate, value_loss
+from squall.algorithms.masked_video.ppo import (
+    SamplerTrainingConfig,
+    group_advantages,
+    ppo_surrogate,
+    reinforce_surrogate,
+    value_loss,
+)
 from squall.algorithms.masked_video.subsets import draw_log_probs
 
 OLD = torch.log(torch.tensor([[0.5, 0.2], [0.1, 0.4]]))
@@ -46,3 +52,8 @@ def test_the_critic_learns_the_reward() -> None:
     assert torch.allclose(loss, torch.tensor([0.25, 0.0]))
     loss.sum().backward()
     assert torch.allclose(values.grad, torch.tensor([-1.0, 0.0]))
+
+
+def test_a_group_compares_every_mask_with_the_others_of_its_clip() -> None:
+    rewards = torch.tensor([[1.0, 2.0, 6.0], [10.0, 10.0, 10.0]])
+    assert torch.allclose(group_advantages(rewards), torch.tensor([[-3.0, -1.5, 4.5], [0.0, 0.0, 0.0]]), atol=1e-6)

@@ -64,7 +64,33 @@ def test_two_workers_agree_with_one() -> None:
         assert torch.allclose(end, weight, atol=2e-5)
 
 
-def together(workers: int) -> list[Any]:
+@pytest.mark.parametrize("kind", ["tats", "reinforce", "adamae", "tube"])
+def test_several_masks_of_a_clip_do_not_depend_on_how_the_batch_is_cut(kind: str) -> None:
+    keys = {"kind": kind, "masks_per_clip": 3, "sampler_training": {"warmup_steps": 0, "baseline": "group"}}
+    (whole, end), (cut, cut_end) = run(**keys), run(**keys, microbatch_clips=4)
+    parts = together(2, **keys)
+    for figures, weight in ((cut, cut_end), *parts):
+        for one, other in zip(whole, figures, strict=True):
+            assert one == pytest.approx(other, rel=1e-4, abs=1e-5)
+        assert torch.allclose(end, weight, atol=2e-5)
+
+
+def test_masks_of_a_clip_are_those_of_as_many_equal_clips() -> None:
+    """The autoencoder learns the same from three masks of two clips as from two clips that come three times each."""
+    ends = []
+    for clips, masks in ((2, 3), (6, 1)):
+        training = JointTraining(config_of("random", batch_clips=clips, masks_per_clip=masks), 2)
+        figures = training.advance(CLIPS[:2] if masks > 1 else CLIPS[:2].repeat_interleave(3, 0))
+        ends.append((figures["loss"], weights(training)))
+    assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-5) and torch.allclose(ends[0][1], ends[1][1], atol=1e-6)
+
+
+def test_a_group_of_one_mask_is_refused() -> None:
+    with pytest.raises(ConfigError, match="baseline group compares a mask with others of its clip; set masks_per_clip to 2"):
+        config_of(sampler_training={"baseline": "group"})
+
+
+def together(workers: int, **keys: Any) -> list[Any]:
     """The run on threads that add up tensors at a barrier."""
     barrier, slots, results = threading.Barrier(workers), [None] * workers, [None] * workers
 
@@ -77,7 +103,7 @@ def together(workers: int) -> list[Any]:
             values.copy_(total)
         return sum_over_workers
 
-    trainings = [JointTraining(config_of(), 2, share=Share(rank, workers, add(rank))) for rank in range(workers)]
+    trainings = [JointTraining(config_of(**keys), 2, share=Share(rank, workers, add(rank))) for rank in range(workers)]
 
     def work(rank: int) -> None:
         training, own = trainings[rank], Share(rank, workers).of(6)

@@ -28,4 +28,4 @@ class TubeSampler(RandomSampler):
         time = noise.argsort(1).argsort(1)  # and of a place's times
         order = (place[:, None] * times + time).flatten(1)
         action = order.topk(visible, dim=1, largest=False).indices
-        return plan_of(self.propose(clips, tokens), action, exact=False)
+        return plan_of(self.propose(clips, tokens).repeated(len(noise) // len(clips)), action, exact=False)

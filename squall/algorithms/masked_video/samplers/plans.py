@@ -26,6 +26,12 @@ class Proposal:
     values: torch.Tensor | None = None
     """(B,): the standardised reward that the critic expects, where there is one."""
 
+    def repeated(self, masks: int) -> Proposal:
+        """Each clip's `masks` times, one after the other."""
+        if masks == 1:
+            return self
+        return Proposal(*(None if part is None else part.repeat_interleave(masks, 0) for part in (self.logits, self.values)))
+
 
 @dataclass(frozen=True)
 class MaskPlan:
@@ -88,12 +94,12 @@ class Sampler(nn.Module, ABC):
             clips: (B, C, T, H, W) in [0, 1].
             tokens: (B, N, D).
             visible: V, from 1 to N - 1.
-            noise: `gumbel_noise` (B, N) of these clips.
+            noise: `gumbel_noise` (B G, N), G masks of each clip one after the other; the plan has as many rows.
 
         Raises:
             SquallError: a logit is not finite.
         """
-        proposal = self.propose(clips, tokens)
+        proposal = self.propose(clips, tokens).repeated(len(noise) // len(clips))
         count = visible if self.chooses == "visible" else self.grid.tokens - visible
         return plan_of(proposal, draw(checked(proposal.logits), noise, count), self.chooses)
 
