@@ -29,10 +29,7 @@ def read(config: ImageDataConfig, split: Split, choose: Choose) -> ImageSet:
     Classes are the answers of the training clips, in alphabetical order; their capitals and spaces do not count.
     """
     assert config.path is not None and config.size is not None
-    samples, lost = _samples(config, split)
-    training = samples if split == "train" else _samples(config, "train")[0]
-    classes = _classes(training, config.path)
-    labels = _labels(samples, classes)
+    samples, labels, classes, lost = labelled(config, split)
     rows = choose(labels)
     size, frames = config.size, config.frames
     sampling = FrameSampling(max_frames=frames, max_pixels=2**40, size_multiple=1)
@@ -44,6 +41,16 @@ def read(config: ImageDataConfig, split: Split, choose: Choose) -> ImageSet:
     images, kept, dropped = read_each([samples[row] for row in rows], decode, (frames, size, size, 3), config.decode_threads,
                                       str(config.path))
     return ImageSet(images, labels[rows][kept], classes, f"{config.path.name}, {split}", lost + dropped)
+
+
+def labelled(config: ImageDataConfig, split: Split
+             ) -> tuple[list[VideoSample], np.ndarray, tuple[str, ...], tuple[str, ...]]:
+    """A split's samples, their labels int64 (N,), the classes, and lines about records that cannot be used; decodes nothing."""
+    assert config.path is not None
+    samples, lost = _samples(config, split)
+    training = samples if split == "train" else _samples(config, "train")[0]
+    classes = _classes(training, config.path)
+    return samples, _labels(samples, classes), classes, lost
 
 
 def _samples(config: ImageDataConfig, split: Split) -> tuple[list[VideoSample], tuple[str, ...]]:
