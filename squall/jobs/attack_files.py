@@ -41,12 +41,11 @@ def read_rows(path: Path, schema: pa.Schema, job: str) -> pa.Table:
     return table
 
 
-def read_card(folder: Path, kind: type[Card], job: str) -> Card:
+def read_card(folder: Path, kind: type[Card], job: str, file: str = CARD_FILE, when: str = "all is attacked") -> Card:
     """The card that a `job` wrote into a run directory. Raises DataError where there is none or it is not one."""
-    path = folder / CARD_FILE
+    path = folder / file
     if not path.is_file():
-        raise DataError(f"{folder}: no {CARD_FILE}; it is written when all is attacked: {_resume(job, folder)}",
-                        reason="no_card")
+        raise DataError(f"{folder}: no {file}; it is written when {when}: {_resume(job, folder)}", reason="no_card")
     return validate(kind, read_json(path), where=str(path))
 
 

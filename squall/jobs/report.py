@@ -17,6 +17,8 @@ from squall.jobs.console import say
 from squall.jobs.evaluate_report import check_kinds, compare, is_evaluation, page_for, remake, say_card, say_comparison
 from squall.jobs.examples import held_out_examples, training_examples
 from squall.jobs.registry import JOBS
+from squall.jobs.tats_card import say_tats_card
+from squall.jobs.tats_report import is_tats, remake_tats
 from squall.jobs.trial_card import say_arms
 from squall.jobs.video_attack_card import say_video_attack_card
 from squall.jobs.video_attack_report import compare_video_attacks, is_video_attack, remake_video_attack
@@ -68,6 +70,10 @@ def run(config: ReportConfig) -> int:
         return 0
     if is_video_attack(directory):
         say_video_attack_card(remake_video_attack(directory), console)
+        say(console, f"report: {directory.report}")
+        return 0
+    if is_tats(directory):
+        say_tats_card(remake_tats(directory), console)
         say(console, f"report: {directory.report}")
         return 0
     page = build_report(directory)

@@ -56,9 +56,14 @@ class ClipFigures:
     def add_means(self, name: str, means: np.ndarray, counted: np.ndarray, span: tuple[float, float],
                   seeds: tuple[float | None, ...] = ()) -> None:
         """The same from each clip's mean, (N,), where it is counted, bool (N,)."""
-        scaled = np.where(counted, means, 0.0) / max(map(abs, span))
-        self._bootstrap.add(scaled[:, None], counted[:, None].astype(np.float64), np.ones(1))
-        self._pending.append(_Pending(name, *span, int(counted.sum()), seeds))
+        self.add_ratio(name, np.where(counted, means, 0.0), counted.astype(np.float64), span, seeds)
+
+    def add_ratio(self, name: str, numerators: np.ndarray, denominators: np.ndarray, span: tuple[float, float],
+                  seeds: tuple[float | None, ...] = ()) -> None:
+        """One sum over clips divided by another, (N,) each; a clip whose denominator is 0 does not count."""
+        scale = max(map(abs, span)) or 1.0
+        self._bootstrap.add(numerators[:, None] / scale, denominators[:, None], np.ones(1))
+        self._pending.append(_Pending(name, *span, int(np.count_nonzero(denominators)), seeds))
 
     def draw(self) -> dict[str, Figure]:
         """All figures, by name."""

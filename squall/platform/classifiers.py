@@ -187,7 +187,7 @@ def _check_torchvision(name: str, config: ClassifierConfig) -> None:
 
 def _huggingface_classes(path: str, named: bool) -> tuple[str, ...]:
     """Class names by a model directory's own files; `named` says that others will take their place."""
-    values = _read_model_config(path)
+    values = read_model_config(path)
     kind, made_for = values.get("model_type"), ", ".join(values.get("architectures") or ()) or "an unknown architecture"
     if kind in LANGUAGE_MODELS:
         raise ConfigError(f"model {path}: {made_for} answers questions in words and is no classifier; take it as a vLLM model")
@@ -205,14 +205,15 @@ def _huggingface_classes(path: str, named: bool) -> tuple[str, ...]:
     return names
 
 
-def _read_model_config(path: str) -> dict[str, Any]:
+def read_model_config(path: str) -> dict[str, Any]:
+    """The config.json of a Hugging Face directory or hub id. Raises ConfigError."""
     folder = Path(path)
     if not folder.exists():
         if path.startswith((".", "/", "~")):
             raise ConfigError(f"model {path}: no such directory; give a Hugging Face directory or id")
         return _read_hub_config(path)
     if not (folder / "config.json").is_file():
-        raise ConfigError(f"model {path}: no config.json; expected a Hugging Face directory of a video classifier")
+        raise ConfigError(f"model {path}: no config.json; expected a Hugging Face directory of a video model")
     try:
         return json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except ValueError as error:

@@ -38,3 +38,13 @@ def test_one_clip_has_no_interval_and_none_no_figure() -> None:
     drawn = figures.draw()
     assert drawn["nothing"].mean is None and drawn["all"].mean == pytest.approx(0.4)
     assert figure(np.zeros((0, 5)), np.zeros((0, 5), bool), (0, 1)).mean is None, "no seed at all"
+
+
+def test_a_ratio_is_of_sums_over_clips_and_one_with_nothing_below_does_not_count() -> None:
+    figures = ClipFigures()
+    figures.add_ratio("ratio", np.array([2.0, 1.0, 6.0, 0.0]), np.array([1.0, 1.0, 2.0, 0.0]), (0, 4), (2.0, 2.5))
+    figures.add_ratio("none", np.zeros(4), np.zeros(4), (0, 1))
+    drawn = figures.draw()
+    assert drawn["ratio"].mean == pytest.approx(9 / 4) and drawn["ratio"].seeds == (2.0, 2.5)
+    assert 1.0 <= drawn["ratio"].low < 9 / 4 < drawn["ratio"].high <= 3.0, "a clip's own ratio bounds it"
+    assert drawn["none"] == UNKNOWN

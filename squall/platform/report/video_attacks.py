@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from jinja2 import Environment
 
 from squall.platform.report import video_attack_tables as tables
 from squall.platform.report.attack_charts import colours
@@ -45,16 +46,21 @@ def write_video_attack_report(
         examples: shown as playing clips, in this order.
         command: the command line that makes the page again.
     """
-    environment = figure_environment()
-    environment.filters |= {
-        "measure": measure, "measures": partial(tables.spread, text=measure), "count": tables.count, "counts": tables.spread,
-        "share": tables.share, "change": _change}
-    page = environment.get_template("video_attacks.html.jinja").render(
+    page = clip_environment().get_template("video_attacks.html.jinja").render(
         card=card, **_figures(card), **_pictures(card, table), examples=clip_cards(examples), more=len(examples),
         asked=_facts(card), provenance=rows_of([card.provenance]), attacks_asked=tables.asked_of(card.asked), command=command)
     folder.mkdir(parents=True, exist_ok=True)
     write_text(folder / PAGE_FILE, page)
     return folder / PAGE_FILE
+
+
+def clip_environment() -> Environment:
+    """Templates with filters for figures over clips, as video_attack_parts.html.jinja uses them."""
+    environment = figure_environment()
+    environment.filters |= {
+        "measure": measure, "measures": partial(tables.spread, text=measure), "count": tables.count, "counts": tables.spread,
+        "share": tables.share, "change": _change}
+    return environment
 
 
 def _figures(card: VideoAttackCard) -> dict[str, Any]:
