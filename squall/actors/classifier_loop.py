@@ -6,7 +6,7 @@ every batch, adds up gradients over the workers, and obeys the driver.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -62,8 +62,25 @@ class Keep:
     directory: str
 
 
-class ClassifierLearner(WorkerGroup):
-    """Driver's handle on the group. `start`; then `advance`, `validate`, `save`; `keep` at the end; then `stop`."""
+class SteppedLearner(WorkerGroup):
+    """Driver's handle on a group that trains by steps. `start`; then `advance`, `validate`, `save`; `keep` at the end; then
+    `stop`."""
+
+    def advance(self, until: int) -> None:
+        """Train up to `until` steps."""
+        self.ask(Advance(until), f"training up to step {until}")
+
+    def validate(self) -> dict[str, float]:
+        """Figures since the last validation, and of what is set aside for validation."""
+        return self.ask(Validate(), "validating")
+
+    def keep(self, directory: Path) -> dict[str, Any]:
+        """Write the weights that are kept into a folder and look at the test split; returns what is known of both."""
+        return self.ask(Keep(str(directory)), f"testing, and writing {directory}")
+
+
+class ClassifierLearner(SteppedLearner):
+    """A classifier's."""
 
     def __init__(self, workers: ClassifierWorkersConfig, config: FitConfig, train: ImageSet, test: ImageSet, run_path: Path, *,
                  resume: Path | None = None) -> None:
@@ -72,21 +89,17 @@ class ClassifierLearner(WorkerGroup):
         super().__init__(workers, classifier_loop, {"workers": workers, "config": config, "images": images, "resume": resume},
                          run_path)
 
-    def advance(self, until: int) -> None:
-        """Train up to `until` steps."""
-        self.ask(Advance(until), f"training up to step {until}")
-
-    def validate(self) -> dict[str, float]:
-        """Figures since the last validation, and of the validation images."""
-        return self.ask(Validate(), "looking at the validation images")
-
-    def keep(self, directory: Path) -> dict[str, Any]:
-        """Write the weights that model selection keeps into a folder; returns what is known of them."""
-        return self.ask(Keep(str(directory)), f"writing {directory}")
-
 
 def classifier_loop(config: dict[str, Any]) -> None:
-    """Run by every Ray Train worker: take a command, do this rank's share, report, repeat."""
+    """Run by every Ray Train worker."""
+    follow(config, ClassifierWorker)
+
+
+def follow(config: dict[str, Any], make: Callable[[Mapping[str, Any], int, int], Any]) -> None:
+    """Make a worker of (config, rank, workers); take a command, let it do this rank's share, report, repeat.
+
+    What ``facts`` of rank 0 returns is reported first, then what its ``obey`` returns of each command.
+    """
     from ray import train
 
     from squall.actors.cluster import set_threads
@@ -101,7 +114,7 @@ def classifier_loop(config: dict[str, Any]) -> None:
         from torch.cuda import set_device
 
         set_device(get_device())
-    worker = ClassifierWorker(config, rank, workers)
+    worker = make(config, rank, workers)
     buffer, index = config["buffer"], 0
     if rank == 0:
         ray.get(buffer.report.remote(-1, worker.facts()))

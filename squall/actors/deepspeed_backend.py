@@ -8,12 +8,16 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
+from squall.algorithms.schedules import learning_rate_at
 from squall.platform.config import Config
 from squall.platform.errors import ConfigError
 
 if TYPE_CHECKING:
     import torch
     from transformers import PreTrainedModel
+
+    from squall.algorithms.classifier_config import AdamWConfig
+    from squall.algorithms.classifier_training import Share
 
 
 class OptimiserConfig(Config):
@@ -46,21 +50,28 @@ def initialise(model: PreTrainedModel, config: OptimiserConfig, dtype: str) -> A
         ConfigError: ZeRO 0 in half precision, where DeepSpeed keeps no master weights that could be read back.
     """
     import deepspeed
-    import torch
 
     if config.zero_stage == 0 and dtype != "float32":
         raise ConfigError(f"learner.optimiser.zero_stage 0 with model.dtype {dtype} could not be resumed; take zero_stage 1, "
                           "on one worker too")
 
-    if not deepspeed.comm.is_initialized():
-        # DeepSpeed would compile a faster all-reduce for CPUs at its first start: that needs a compiler, and a start that is
-        # killed meanwhile leaves a lock file for which every later one waits without end. gloo's serves.
-        deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
-        backend = "nccl" if torch.cuda.is_available() else "gloo"
-        deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False)
+    _join_workers()
     trainable = [parameter for parameter in model.parameters() if parameter.requires_grad]
     engine, *_ = deepspeed.initialize(model=model, model_parameters=trainable, config=_engine_config(config, dtype))
     return engine
+
+
+def _join_workers() -> None:
+    import deepspeed
+    import torch
+
+    if deepspeed.comm.is_initialized():
+        return
+    # DeepSpeed would compile a faster all-reduce for CPUs at its first start: that needs a compiler, and a start that is killed
+    # meanwhile leaves a lock file for which every later one waits without end. gloo's serves.
+    deepspeed.ops.__compatible_ops__["deepspeed_shm_comm"] = False
+    backend = "nccl" if torch.cuda.is_available() else "gloo"
+    deepspeed.init_distributed(dist_backend=backend, auto_mpi_discovery=False)
 
 
 def shard_for_inference(model: PreTrainedModel, dtype: str) -> Any:
@@ -179,3 +190,58 @@ def _whole(engine: Any, parameter: Any, kind: str) -> torch.Tensor:
     if engine.zero_optimization_stage() == 0:
         return parameter.detach() if kind == "weight" else engine.optimizer.state[parameter][kind]
     return safe_get_full_fp32_param(parameter) if kind == "weight" else safe_get_full_optimizer_state(parameter, kind)
+
+
+class ZeroDescent:
+    """`Descent` of a masked autoencoder whose optimiser, and with stage 2 whose gradients, are divided over the workers.
+
+    Losses are sums over all workers, where DeepSpeed takes means, and weights stay float32.
+    """
+
+    def __init__(self, stage: int, offload: bool, module: torch.nn.Module, optimiser: torch.optim.Optimizer,
+                 config: AdamWConfig, share: Share, name: str) -> None:
+        import deepspeed
+
+        _join_workers()
+        self.module, self.config, self.share, self.name = module, config, share, name
+        settings = OptimiserConfig(zero_stage=stage, offload_optimiser=offload, max_grad_norm=config.max_grad_norm)
+        engine_config = {key: value for key, value in _engine_config(settings, "float32").items() if key != "optimizer"}
+        self.engine, *_ = deepspeed.initialize(model=module, optimizer=optimiser, config=engine_config)
+
+    def backward(self, loss: torch.Tensor, last: bool) -> None:
+        self.engine.set_gradient_accumulation_boundary(last)
+        self.engine.backward(loss * self.share.workers)
+        if not last:
+            self.engine.step()
+
+    def step(self, update: int, updates: int) -> float:
+        from squall.algorithms.masked_video.gradients import check_norm
+
+        set_learning_rate(self.engine, learning_rate_at(self.config, update, updates))
+        self.engine.step()
+        return check_norm(float(self.engine.get_global_grad_norm()), self.name, update)
+
+    def state(self, keep: bool) -> Iterator[tuple[str, torch.Tensor]]:
+        self._link()
+        for name, tensor in training_state(self.engine, self.module.named_parameters(), keep):
+            kind, _, parameter = name.partition(".")
+            yield f"{kind}/{parameter}", tensor
+
+    def restore(self, state: Mapping[str, torch.Tensor], updates: int) -> None:
+        from squall.algorithms.masked_video.gradients import check_state
+
+        check_state(self.module, state)
+        set_learning_rate(self.engine, 0.0)
+        self.backward(sum(weight.sum() for weight in self.module.parameters()) * 0.0, last=True)  # which makes the moments
+        self.engine.step()
+        self._link()
+        named = {name.replace("/", ".", 1): value for name, value in state.items()}
+        restore_training_state(self.engine, self.module.named_parameters(), named, updates)
+        for name, weight in self.module.named_parameters():  # DeepSpeed brings them in line at the next step alone
+            weight.data.copy_(state[f"weight/{name}"])
+
+    def _link(self) -> None:
+        """Let DeepSpeed find the moments of all parameters: by itself it looks once, after the first step of the first of the
+        optimiser's groups, when the others have none yet."""
+        self.engine.optimizer._hp_optimizer_states_linked = False
+        self.engine.optimizer._lazy_init_hp_params_optimizer_state()

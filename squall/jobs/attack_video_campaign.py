@@ -21,9 +21,10 @@ from squall.actors.victim_pool import VictimPool
 from squall.jobs.attack_video_clips import CHOICE_SEED
 from squall.jobs.attack_video_language import start_language_victim
 from squall.jobs.attack_video_plan import VideoAttackPlan
-from squall.jobs.attack_video_training import AttackerTrainings, Stopped, purpose_of
+from squall.jobs.attack_video_training import AttackerTrainings, purpose_of
 from squall.jobs.attack_video_victims import VideoVictim, fit_victim, train_victim
 from squall.jobs.console import counted, phase, say
+from squall.jobs.stopping import Stopped
 from squall.platform.errors import SquallError
 from squall.platform.hosting import current_host
 from squall.platform.image_data.images import divide

@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import signal
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.console import Console
@@ -17,6 +13,7 @@ from squall.actors.attackers import save_attackers
 from squall.algorithms.video_attack.blind import TrainedOn
 from squall.jobs.attack_video_arms import Arm, trained_as
 from squall.jobs.attack_video_plan import VideoAttackPlan, attackers_folder
+from squall.jobs.stopping import StopFlag, Stopped, stops_well
 from squall.platform.attacker_files import DESCRIPTION
 from squall.platform.hosting import current_host
 from squall.platform.runs import RunDirectory, append_line, checkpoint_step, read_json, to_json
@@ -29,45 +26,9 @@ TRAININGS = "training"
 RECORD = "training.json"
 
 
-class Stopped(KeyboardInterrupt):
-    """Ctrl-C, SIGTERM or the host asked to stop, and what was done is kept."""
-
-
 def purpose_of(name: str, seed: int) -> str:
     """Under which the ledger counts what a training asks."""
     return f"training/{name}/{seed}"
-
-
-@dataclass
-class StopFlag:
-    """Whether training is to stop after the iteration that is under way."""
-
-    asked: threading.Event = field(default_factory=threading.Event)
-
-    def __bool__(self) -> bool:
-        return self.asked.is_set() or current_host().stop.is_set()
-
-
-@contextmanager
-def stops_well(say: Callable[[str], None]) -> Iterator[StopFlag]:
-    """Inside the block the first Ctrl-C or SIGTERM sets the flag, the second stops at once."""
-    flag = StopFlag()
-    if threading.current_thread() is not threading.main_thread():
-        yield flag
-        return
-
-    def handle(number: int, frame: Any) -> None:
-        if flag.asked.is_set():
-            raise KeyboardInterrupt
-        flag.asked.set()
-        say(f"{signal.Signals(number).name}: stopping after this iteration, with a checkpoint; once more to stop at once")
-
-    before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield flag
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler or signal.SIG_DFL)
 
 
 class AttackerTrainings:

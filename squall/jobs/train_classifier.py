@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import model_validator
 
-from squall.actors.classifier_loop import ClassifierLearner, ClassifierWorkersConfig
+from squall.actors.classifier_loop import ClassifierLearner, ClassifierWorkersConfig, SteppedLearner
 from squall.actors.cluster import Demand
 from squall.algorithms.classifier_config import FitConfig
 from squall.algorithms.classifier_fit import method_name
@@ -148,7 +148,7 @@ def start_learner(session: RunSession, config: TrainClassifierConfig, images: Im
     return learner
 
 
-def advance(session: RunSession, learner: ClassifierLearner, until: int, pace: Pace) -> None:
+def advance(session: RunSession, learner: SteppedLearner, until: int, pace: Pace) -> None:
     """Train up to a step, a second at a time."""
     session.progress.begin_step()
     while session.steps_done < until:
@@ -162,7 +162,7 @@ def advance(session: RunSession, learner: ClassifierLearner, until: int, pace: P
             session.progress.step(target, {})
 
 
-def validate(session: RunSession, learner: ClassifierLearner, seen: bool) -> None:
+def validate(session: RunSession, learner: SteppedLearner, seen: bool) -> None:
     """End what `advance` did; where validation images are looked at, with the figures since they were last."""
     row: dict[str, float] = {}
     if seen:

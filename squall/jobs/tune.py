@@ -207,6 +207,9 @@ def _check_search(config: TuneConfig, space: Mapping[str, Any]) -> None:
         raise ConfigError(f"sweep.metric {sweep.metric} needs held-out questions: set evaluation.manifest")
     if sweep.scheduler != "pbt":
         return
+    if "start_from" not in find_job(config.job).load()[0].model_fields:
+        raise ConfigError("sweep.scheduler pbt begins trials from checkpoints of others, which squall "
+                          f"{config.job} cannot: take asha, or none")
     if sweep.search != "random":
         raise ConfigError(f"sweep.search {sweep.search} does not go with sweep.scheduler pbt, which finds values by "
                           "changing those of better trials: take search: random")
@@ -370,7 +373,7 @@ def run_trial(job: str, config: TuneConfig, runs: str, sampled: Mapping[str, Any
 
 def _resumable(path: Path) -> bool:
     """Whether there is something to go on from; a trial that was killed before its first checkpoint starts anew."""
-    if (path / "config.yaml").exists() and RunDirectory(path).latest_checkpoint() is not None:
+    if (path / "config.yaml").exists() and next(path.glob("**/checkpoints/step-*"), None) is not None:
         return True
     shutil.rmtree(path, ignore_errors=True)
     return False

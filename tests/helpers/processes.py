@@ -16,8 +16,8 @@ from pathlib import Path
 import ray
 
 IMPORTED = ["squall.cli", "squall.jobs.annotate", "squall.jobs.attack_image", "squall.jobs.corrupt", "squall.jobs.evaluate",
-            "squall.jobs.tgrpo", "squall.jobs.train_classifier", "torch", "transformers.models.auto.processing_auto",
-            "transformers.models.auto.modeling_auto"]
+            "squall.jobs.tgrpo", "squall.jobs.train_classifier", "squall.jobs.train_tats", "torch",
+            "transformers.models.auto.processing_auto", "transformers.models.auto.modeling_auto"]
 """What commands import. It takes seconds, so one process does it, and each command begins as a fork of that one."""
 
 
