@@ -25,13 +25,17 @@ from squall.platform.hosting import Host, hosted
 from squall.platform.runs import RunDirectory
 from squall.platform.tracking import Tracker, read_metrics
 
+MAKING = threading.Lock()
+"""New weights come from torch's global generator, which the threads of a process share; Ray's workers are processes."""
+
 
 class Here:
     """What a Ray Train worker does, in this process."""
 
     def __init__(self, plan: TatsPlan, arm: Arm, seed: int, resume: Path | None, fails: bool = False) -> None:
-        self.worker = MaskedVideoWorker(arm.seeded(seed), plan.config.steps, plan.sources[seed], lambda: plan.held, Share(),
-                                        torch.device("cpu"), PlainDescent, resume)
+        with MAKING:
+            self.worker = MaskedVideoWorker(arm.seeded(seed), plan.config.steps, plan.sources[seed], lambda: plan.held, Share(),
+                                            torch.device("cpu"), PlainDescent, resume)
         self.fails = fails
 
     def start(self) -> dict[str, Any]:
