@@ -94,6 +94,10 @@ class ClipSource(Protocol):
         """Position in `classes`."""
         ...
 
+    def reordered(self, seed: int) -> ClipSource:
+        """The same clips in the order, and with the cuts, of another seed."""
+        ...
+
     def close(self) -> None:
         """Stop decoding ahead."""
         ...
@@ -110,7 +114,8 @@ def make_clip_source(config: TatsDataConfig, grid: TokenGrid, split: Split, seed
         ConfigError: clips of known motion that are not square RGB; files and channels other than 3.
     """
     if config.format == "embedded":
-        return BankSource(motion_bank(config.motion, grid, split, config.limit(split) or BANK_CLIPS[split]), split, seed)
+        bank = motion_bank(config.motion, grid, split, config.limit(split) or BANK_CLIPS[split])
+        return BankSource(bank, f"clips of known motion, {split}", seed)
     if grid.channels != 3:
         raise ConfigError(f"videos are RGB, and autoencoder.channels is {grid.channels}; make it 3")
     return FileSource(read_clip_list(config, split), config, grid, seed)
@@ -121,8 +126,8 @@ class BankSource:
 
     classes = CLASSES
 
-    def __init__(self, bank: MotionBank, split: Split, seed: int) -> None:
-        self.bank, self.source, self._order = bank, f"clips of known motion, {split}", _Order(seed, len(bank.labels))
+    def __init__(self, bank: MotionBank, source: str, seed: int) -> None:
+        self.bank, self.source, self._order = bank, source, _Order(seed, len(bank.labels))
 
     @property
     def dropped(self) -> list[str]:
@@ -159,6 +164,10 @@ class BankSource:
         """See `ClipSource`."""
         return int(self.bank.labels[row])
 
+    def reordered(self, seed: int) -> BankSource:
+        """See `ClipSource`."""
+        return BankSource(self.bank, self.source, seed)
+
     def close(self) -> None:
         """See `ClipSource`."""
 
@@ -171,6 +180,7 @@ class FileSource:
 
     def __init__(self, files: ClipList, config: TatsDataConfig, grid: TokenGrid, seed: int) -> None:
         self.classes, self.source, self._files, self._config, self._seed = files.classes, files.source, files, config, seed
+        self._grid = grid
         self._size = ClipSize(grid.frames, grid.height, grid.width, grid.tubelet, grid.patch)
         self._order = _Order(seed, len(files.entries))
         self._lost: dict[int, str] = {}
@@ -224,6 +234,10 @@ class FileSource:
     def label(self, row: int) -> int:
         """See `ClipSource`."""
         return self._files.entries[row].label
+
+    def reordered(self, seed: int) -> FileSource:
+        """See `ClipSource`."""
+        return FileSource(self._files, self._config, self._grid, seed)
 
     def close(self) -> None:
         """See `ClipSource`."""

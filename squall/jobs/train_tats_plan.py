@@ -84,8 +84,9 @@ class TatsPlan:
         return [
             f"{counted(len(self.arms), 'arm')} x {counted(len(config.trained_seeds), 'seed')}, each {config.steps:,} steps of "
             f"{config.batch_clips} clips{masks}: {passes:.1f} passes over {len(source):,} ({source.source})",
-            f"autoencoder {sizes.size} with {count_parameters(config):,} parameters, clips of {sizes.frames} frames of "
-            f"{sizes.image_height}x{sizes.image_width}, tokens of {sizes.tubelet}x{sizes.patch}x{sizes.patch}",
+            f"autoencoder of {counted(sizes.depth, 'block')} of width {sizes.width} with {count_parameters(config):,} "
+            f"parameters, clips of {sizes.frames} frames of {sizes.image_height}x{sizes.image_width}, tokens of "
+            f"{sizes.tubelet}x{sizes.patch}x{sizes.patch}",
             *(f"  {arm.name:<{width}}  {arm.description}" for arm in self.arms),
             f"measured on {self.held_source}: {parts}{probe}",
             f"{counted(learner.workers, 'worker')} a training{_zero(learner)}; peak memory is that of a worker's "
@@ -118,12 +119,14 @@ def prepare(config: TatsConfig) -> TatsPlan:
         DataError: clips cannot be read.
     """
     grid, measuring, data = config.autoencoder.grid(), config.measuring, config.data
-    sources = {seed: make_clip_source(data, grid, "train", seed) for seed in config.trained_seeds}
+    first, *others = config.trained_seeds
+    source = make_clip_source(data, grid, "train", first)
+    sources = {first: source} | {seed: source.reordered(seed) for seed in others}
     held_out = make_clip_source(_limited(data, f"{measuring.split}_clips", measuring.clips), grid, measuring.split, 0)
     parts, classes = held_parts(held_out.all()), held_out.classes
     probe = None
     if measuring.probe_clips and len(classes) > 1:
-        fitted = sources[config.trained_seeds[0]]
+        fitted = source
         if len(fitted) > measuring.probe_clips:
             fitted = make_clip_source(_limited(data, "train_clips", measuring.probe_clips), grid, "train", 0)
         clips = fitted.all()

@@ -37,8 +37,8 @@ def files(folder: Path, split: str = "train", seed: int = 0, **keys: Any) -> Cli
     return make_clip_source(config, GRID, split, seed)
 
 
-def bank(folder: Path) -> ClipSource:
-    return make_clip_source(TatsDataConfig(train_clips=10), GRID, "train", 0)
+def bank(folder: Path, seed: int = 0) -> ClipSource:
+    return make_clip_source(TatsDataConfig(train_clips=10), GRID, "train", seed)
 
 
 @pytest.mark.parametrize("make", [files, bank])
@@ -54,6 +54,18 @@ def test_parts_of_a_batch_are_the_batch(folder: Path, make: Any) -> None:
     assert torch.equal(clips, expected.clips) and (motion is None) == (expected.motion is None)
     assert motion is None or torch.equal(motion, expected.motion)
     for source in (whole, first, second):
+        source.close()
+
+
+@pytest.mark.parametrize("make", [files, bank])
+def test_reordered_clips_are_those_of_a_source_of_that_seed(folder: Path, make: Any) -> None:
+    first = make(folder)
+    other, expected = first.reordered(7), make(folder, seed=7)
+    drawn, wanted, before = (source.draw(0, 5, slice(0, 5)) for source in (other, expected, first))
+    assert torch.equal(drawn.clips, wanted.clips) and torch.equal(drawn.labels, wanted.labels)
+    assert not torch.equal(drawn.clips, before.clips)
+    assert other.source == expected.source and len(other) == len(expected)
+    for source in (first, other, expected):
         source.close()
 
 

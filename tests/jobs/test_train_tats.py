@@ -110,7 +110,7 @@ def test_the_plan_says_what_a_run_does_and_starts_nothing(tmp_path: Path, capsys
     assert capsys.readouterr().out.splitlines() == [
         "reading the clips",
         "2 arms x 2 seeds, each 60 steps of 6 clips: 15.0 passes over 24 (clips of known motion, train)",
-        "autoencoder tiny with 19,552 parameters, clips of 4 frames of 16x16, tokens of 2x8x8",
+        "autoencoder of 1 block of width 16 with 19,552 parameters, clips of 4 frames of 16x16, tokens of 2x8x8",
         "  tats    trajectory attention of width 12, PPO with a critic, visible tokens are drawn; 3 of 8 tokens visible",
         "  random  by chance; 3 of 8 tokens visible",
         "measured on clips of known motion, test: 4 still, 4 pan; linear probe on 24 clips of 4 classes",
