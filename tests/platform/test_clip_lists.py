@@ -117,5 +117,11 @@ def test_answers_of_a_manifest_are_classes_numbered_as_in_training(put: Any) -> 
                             test_path=write("test.jsonl", ["dog", "bee"]))
     labels = {split: read_clip_list(config, split).labels.tolist() for split in ("train", "validation", "test")}
     assert labels == {"train": [1, 0, 2], "validation": [2, 1], "test": [2, 0]}
+    lending = TatsDataConfig(format="manifest", path=write("five.jsonl", ["a", "b", "c", "d", "e"]),
+                             validation_path=write("last.jsonl", ["b", "e"]))
+    assert read_clip_list(lending, "train").classes == ("b", "c", "d", "e")  # a fifth, the clip of a, is for testing
+    assert read_clip_list(lending, "validation").labels.tolist() == [0, 3]
+    with pytest.raises(DataError, match="the answer 'a' is that of no training clip"):
+        read_clip_list(lending.model_copy(update={"validation_path": write("first.jsonl", ["a"])}), "validation")
     with pytest.raises(ConfigError, match="a folder has its own"):
         read_clip_list(TatsDataConfig(format="manifest", path=folder, test_path=config.test_path), "test")

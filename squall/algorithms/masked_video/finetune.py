@@ -95,9 +95,6 @@ class FinetuneTraining:
             raise ConfigError(f"batch_clips {config.batch_clips} does not go round {self.share.workers} workers; "
                               "make it larger")
         self.device, self.module = torch.device(device), module.to(device)
-        if config.mode == "linear":
-            module.requires_grad_(False)
-            module.classifier.requires_grad_(True)
         self.optimiser = torch.optim.AdamW(parameter_groups(module, config), lr=config.optimiser.learning_rate,
                                            betas=config.optimiser.betas)
 
@@ -196,16 +193,14 @@ class FinetuneTraining:
 
 
 def parameter_groups(module: ClipClassifier, config: FinetuneConfig) -> list[dict[str, Any]]:
-    """Trained parameters by layer: the ``scale`` of the rate falls by `layer_decay` from one block to the one below it
+    """Parameters by layer: the ``scale`` of the rate falls by `layer_decay` from one block to the one below it
     (arXiv 2003.10555), and vectors do not decay."""
     groups: dict[tuple[int, bool], dict[str, Any]] = {}
     for name, weight in module.named_parameters():
-        if weight.requires_grad:
-            above = _layers_above(name, module.config.depth)
-            decay = config.optimiser.weight_decay if weight.ndim > 1 else 0.0
-            group = groups.setdefault((above, weight.ndim > 1), {
-                "params": [], "scale": config.layer_decay**above, "weight_decay": decay})
-            group["params"].append(weight)
+        above, decay = _layers_above(name, module.config.depth), config.optimiser.weight_decay if weight.ndim > 1 else 0.0
+        group = groups.setdefault((above, weight.ndim > 1), {
+            "params": [], "scale": config.layer_decay**above, "weight_decay": decay})
+        group["params"].append(weight)
     return list(groups.values())
 
 
