@@ -220,7 +220,7 @@ JOBS: tuple[Job, ...] = (
     Job(
         command=("train", "tats"),
         summary="Train masked video autoencoders with samplers that learn what to mask, by PPO, beside controls",
-        example="squall train tats @tats arms={} data.format=ucf101 data.path=data/UCF101 learner.gpus=1",
+        example="squall train tats @tats seeds=[1,2,3]",
         module="squall.jobs.train_tats",
         config="TatsConfig",
         demands="demands",
