@@ -147,7 +147,8 @@ class FinetuneWorker:
         if not seen:
             raise DataError(f"{source.source}: none of {len(source)} clips can be decoded; the first: {source.dropped[:1]}",
                             reason="nothing_readable")
-        return {"top1": right / seen, f"top{TOP}": among / seen, "clips": int(seen)}
+        found = {"top1": right / seen, "clips": int(seen)}
+        return found | ({f"top{TOP}": among / seen} if len(source.classes) > TOP else {})  # or it would always be 1
 
     def _seen(self, source: ClipSource, views: TestViewsConfig) -> Iterator[tuple[int, torch.Tensor]]:
         """This rank's rows of a source and their probabilities (K,), means over views; without those that cannot be decoded."""

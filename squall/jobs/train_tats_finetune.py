@@ -18,7 +18,7 @@ from squall.actors.cluster import Demand
 from squall.actors.video_encoder_files import encoder_config
 from squall.actors.video_finetune_loop import FinetuneLearner, FinetuneTask, TestViewsConfig
 from squall.algorithms.masked_video.finetune_config import FinetuneConfig
-from squall.jobs.console import say
+from squall.jobs.console import counted, say
 from squall.jobs.run_session import RunSession, RunSessionConfig
 from squall.jobs.train_classifier import MODEL, Pace, advance, validate
 from squall.platform.class_list import class_indices
@@ -111,8 +111,8 @@ def plan(config: TatsFinetuneConfig, task: FinetuneTask) -> list[str]:
     what = "a linear probe on the frozen features" if config.mode == "linear" else "all weights"
     watched = f", {len(task.validation):,} for validation" if task.validation else ""
     looks = "once" if config.data.format == "embedded" else f"{views.clips} x {views.crops} times"
-    return [f"{what} of {config.encoder}: {sizes.depth} blocks of width {sizes.width}, clips of {sizes.frames} frames of "
-            f"{sizes.image_height}x{sizes.image_width}",
+    return [f"{what} of {config.encoder}: {counted(sizes.depth, 'block')} of width {sizes.width}, clips of "
+            f"{sizes.frames} frames of {sizes.image_height}x{sizes.image_width}",
             f"{len(task.train):,} clips to train on ({task.train.source}){watched}, {len(task.test):,} to test by "
             f"({task.test.source}), {len(task.train.classes)} classes",
             f"{task.total_steps:,} steps of {config.batch_clips} clips on {config.learner.workers} worker(s), test clips are "
@@ -140,18 +140,20 @@ def finish(session: RunSession, learner: FinetuneLearner, config: TatsFinetuneCo
     known = {line for source in (task.train, task.test) for line in source.dropped}
     note_dropped(session, [line for line in facts["dropped"] if line not in known])
     page = session.write_results(results_of(facts, config))
-    say(session.console, f"{config.mode}: {facts['top1']:.1%} of {facts['clips']:,} test clips, {facts['top5']:.1%} among the "
-                         "likeliest five")
+    among = f", {facts['top5']:.1%} among the likeliest five" if "top5" in facts else ""
+    say(session.console, f"{config.mode}: {facts['top1']:.1%} of {facts['clips']:,} test clips{among}")
     say(session.console, f"classifier: {from_here(folder)}\nreport: {page}")
 
 
 def results_of(facts: dict[str, Any], config: TatsFinetuneConfig) -> dict[str, Any]:
     """results.json of a run: accuracies as fractions."""
     seen = f"{facts['clips']:,} clips, looked at once, with the last weights"
+    accuracy, notes = {"test": facts["top1"]}, {"test": seen}
+    if "top5" in facts:
+        accuracy["test, among five"] = facts["top5"]
+        notes["test, among five"] = f"The class is among the likeliest five of {seen}"
     return {"seed": config.seed, "mode": config.mode, "encoder": config.encoder, "steps": facts["steps"],
-            "test_clips": facts["clips"], "dropped_clips": len(facts["dropped"]),
-            "accuracy": {"test": facts["top1"], "test, among five": facts["top5"]},
-            "accuracy_notes": {"test": seen, "test, among five": f"The class is among the likeliest five of {seen}"}}
+            "test_clips": facts["clips"], "dropped_clips": len(facts["dropped"]), "accuracy": accuracy, "accuracy_notes": notes}
 
 
 def note_dropped(session: RunSession, lines: list[str]) -> None:
@@ -166,6 +168,8 @@ def report_section(config: TatsFinetuneConfig) -> list[str]:
     """What a reader of the report must know."""
     how = ("A linear probe: the encoder stays as it is, and a linear layer learns from its features"
            if config.mode == "linear" else "All weights of the encoder are trained")
+    seen = "as they were drawn"
+    if config.data.format != "embedded":
+        seen = "cut at random" + " and half of them mirrored" * config.data.views.flip
     return [f"{how}; from {config.encoder}, seed {config.seed}. Test clips were looked at once, with the last weights.",
-            "Accuracy while training is that on clips as they were learned from, cut and mirrored at random."]
-
+            f"Accuracy while training is that on clips as they were learned from, {seen}."]

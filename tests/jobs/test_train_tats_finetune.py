@@ -43,6 +43,7 @@ def test_a_probe_ends_with_a_classifier_that_opens_by_its_path(ray_cluster: obje
     assert train_tats_finetune.run(config) == 0
     run = tmp_path / "probe"
     results = json.loads((run / "results.json").read_text())
+    assert list(results["accuracy"]) == ["test"], "of four classes all are among the likeliest five"
     assert results["test_clips"] == 8 and results["steps"] == 9 and 0 <= results["accuracy"]["test"] <= 1
     rows = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
     assert [row["step"] for row in rows] == [3, 6, 9] and "accuracy/validation" in rows[0]
@@ -55,7 +56,7 @@ def test_a_probe_ends_with_a_classifier_that_opens_by_its_path(ray_cluster: obje
 def test_the_plan_says_what_there_is_to_do(encoder: Path) -> None:
     config = settings(encoder)
     assert plan(config, prepare(config)) == [
-        f"all weights of {encoder}: 1 blocks of width 12, clips of 4 frames of 16x16",
+        f"all weights of {encoder}: 1 block of width 12, clips of 4 frames of 16x16",
         "24 clips to train on (clips of known motion, train), 4 for validation, 8 to test by (clips of known motion, test), "
         "4 classes",
         "9 steps of 8 clips on 1 worker(s), test clips are seen once"]

@@ -28,7 +28,7 @@ PANELS: tuple[tuple[str, str, str, tuple[tuple[str, str, str], ...]], ...] = (
       ("difficulty/difficult", "difficult", "c3"))),
     ("training", "Memory of difficult questions", "questions that wait, and what became of them in each step",
      (("memory/size", "waiting", "c1"), ("memory/promoted", "promoted", "c2"), ("memory/evicted", "given up", "c3"))),
-    ("classifier", "Accuracy", "share of images: trained on, for validation, validation under attack",
+    ("classifier", "Accuracy", "share that is right: trained on, for validation, validation under attack",
      (("accuracy/train", "train", "c1"), ("accuracy/validation", "validation", "c2"), ("accuracy/attacked", "attacked", "c3"))),
     ("classifier", "Reward and exploration", "mean reward of drawn classes; share drawn at random",
      (("reward", "reward", "c1"), ("exploration", "exploration", "c2"))),
