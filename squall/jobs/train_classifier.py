@@ -6,7 +6,6 @@ differ in the method alone. The run directory ends with ``model/``, which `squal
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -24,7 +23,7 @@ from squall.jobs.console import say
 from squall.jobs.run_session import RunSession, RunSessionConfig
 from squall.platform.image_data import ImageDataConfig, ImageSet, load_images, split_validation
 from squall.platform.networks import build_network
-from squall.platform.runs import from_here
+from squall.platform.runs import filling, from_here
 
 if TYPE_CHECKING:
     import torch
@@ -175,12 +174,9 @@ def validate(session: RunSession, learner: SteppedLearner, seen: bool) -> None:
 
 def finish(session: RunSession, learner: ClassifierLearner) -> None:
     """Write the weights that model selection keeps, results and report."""
-    folder, unfinished = session.run.path / MODEL, session.run.path / f".{MODEL}"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    with session.phase("test"):
+    folder = session.run.path / MODEL
+    with session.phase("test"), filling(folder) as unfinished:
         facts = learner.keep(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
     page = session.write_results(results_of(facts))
     say(session.console, f"{facts['objective']}: {facts['test_accuracy']:.1%} of {facts['test_images']:,} test images, "
                          f"validation {facts['validation']:.1%}, {facts['passes']:.1f} passes in {facts['seconds']:.1f} s")

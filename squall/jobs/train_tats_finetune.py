@@ -6,7 +6,6 @@ VideoMAEForVideoClassification that `squall evaluate` and `squall attack video` 
 
 from __future__ import annotations
 
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +22,7 @@ from squall.jobs.run_session import RunSession, RunSessionConfig
 from squall.jobs.train_classifier import MODEL, Pace, advance, validate
 from squall.platform.class_list import class_indices
 from squall.platform.clip_data import TatsDataConfig
-from squall.platform.runs import from_here
+from squall.platform.runs import filling, from_here
 
 
 class TatsFinetuneConfig(FinetuneConfig, RunSessionConfig):
@@ -131,12 +130,9 @@ def start_learner(session: RunSession, config: TatsFinetuneConfig, task: Finetun
 
 def finish(session: RunSession, learner: FinetuneLearner, config: TatsFinetuneConfig, task: FinetuneTask) -> None:
     """Write the classifier, results and report."""
-    folder, unfinished = session.run.path / MODEL, session.run.path / f".{MODEL}"
-    shutil.rmtree(unfinished, ignore_errors=True)
-    with session.phase("test"):
+    folder = session.run.path / MODEL
+    with session.phase("test"), filling(folder) as unfinished:
         facts = learner.keep(unfinished)
-    shutil.rmtree(folder, ignore_errors=True)
-    unfinished.rename(folder)
     known = {line for source in (task.train, task.test) for line in source.dropped}
     note_dropped(session, [line for line in facts["dropped"] if line not in known])
     page = session.write_results(results_of(facts, config))

@@ -6,7 +6,6 @@ measure, whose file is written last and says that the training is done.
 
 from __future__ import annotations
 
-import shutil
 import threading
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
@@ -29,7 +28,7 @@ from squall.platform.checkpoints import seal
 from squall.platform.config import validate
 from squall.platform.hosting import current_host
 from squall.platform.report.tats_masks import MaskExample, read_masks, write_masks
-from squall.platform.runs import RunDirectory, append_line, read_json, to_json, utc_now
+from squall.platform.runs import RunDirectory, append_line, filling, read_json, to_json, utc_now
 from squall.platform.tats_card import MASKS_FOLDER, ROWS_FILE, TATS_CLIPS, TatsMeasure
 from squall.platform.tracking import Tracker, read_metrics
 from squall.platform.work_progress import WorkProgress
@@ -216,13 +215,8 @@ class _Training:
 
     def _finish(self, learner: Learner) -> dict[str, Any]:
         """Write the model folder, in one piece."""
-        unfinished, model = self._work.path / ".model", self._run.model(self._arm, self._seed)
-        shutil.rmtree(unfinished, ignore_errors=True)
-        facts = learner.finish(unfinished)
-        shutil.rmtree(model, ignore_errors=True)
-        model.parent.mkdir(parents=True, exist_ok=True)
-        unfinished.rename(model)
-        return facts
+        with filling(self._run.model(self._arm, self._seed)) as unfinished:
+            return learner.finish(unfinished)
 
     def _tell(self, before: int, step: int, row: Mapping[str, float]) -> None:
         steps = self._config.steps

@@ -171,20 +171,8 @@ class RunDirectory:
     def checkpoint(self, step: int) -> Iterator[Path]:
         """Yield a directory to fill. It becomes ``checkpoints/step-000123`` as the block ends; errors remove it."""
         final = self.checkpoints / f"step-{step:06d}"
-        unfinished, replaced = self.checkpoints / f".{final.name}.new", self.checkpoints / f".{final.name}.old"
-        for leftover in (unfinished, replaced):
-            shutil.rmtree(leftover, ignore_errors=True)
-        unfinished.mkdir(parents=True)
-        try:
+        with filling(final) as unfinished:
             yield unfinished
-            _flush_tree(unfinished)
-            if final.exists():
-                final.rename(replaced)
-            unfinished.rename(final)
-        finally:
-            shutil.rmtree(unfinished, ignore_errors=True)
-        _flush(self.checkpoints)
-        shutil.rmtree(replaced, ignore_errors=True)
         self.event("checkpoint", step=step, path=str(final.relative_to(self.path)))
 
     def latest_checkpoint(self) -> Path | None:
@@ -364,6 +352,25 @@ def _flush(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+@contextmanager
+def filling(folder: Path) -> Iterator[Path]:
+    """Yield a neighbouring folder to fill. It takes the place of `folder` as the block ends; errors remove it."""
+    unfinished, replaced = (folder.with_name(f".{folder.name}.{end}") for end in ("new", "old"))
+    for leftover in (unfinished, replaced):
+        shutil.rmtree(leftover, ignore_errors=True)
+    unfinished.mkdir(parents=True)
+    try:
+        yield unfinished
+        _flush_tree(unfinished)
+        if folder.exists():
+            folder.rename(replaced)
+        unfinished.rename(folder)
+    finally:
+        shutil.rmtree(unfinished, ignore_errors=True)
+    _flush(folder.parent)
+    shutil.rmtree(replaced, ignore_errors=True)
 
 
 def _flush_tree(folder: Path) -> None:
