@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
@@ -149,7 +150,8 @@ class SamplerLearner:
         wrong = torch.zeros_like(rewards) if proposal.values is None else value_loss(proposal.values, rewards)
         loss = surrogate.loss + self.training.value_coefficient * wrong
         if self.config.rule != "token":  # whose optimum, p in proportion to L, needs nothing to keep it wide
-            loss = loss - self.training.entropy_coefficient * spread
+            lacking = (self.training.entropy_floor * math.log(proposal.logits.shape[1]) - spread).clamp(min=0)
+            loss = loss - self.training.entropy_coefficient * spread + self.training.floor_coefficient * lacking
         (loss.sum() / total).backward()
         ratios = surrogate.ratios
         kl = (ratios - 1 - ratios.log()).mean(1)  # Schulman's estimate, never negative

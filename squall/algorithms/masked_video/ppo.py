@@ -44,6 +44,11 @@ class SamplerTrainingConfig(Config):
     """Weight of the critic's squared error."""
     entropy_coefficient: float = Field(0.01, ge=0)
     """tats, reinforce: weight of the entropy (nats) of a draw, which keeps the sampler from collapsing."""
+    entropy_floor: float = Field(0.0, ge=0, lt=1)
+    """tats, reinforce: share of a random draw's entropy below which no clip's draw should fall: what a clip lacks of it costs
+    `floor_coefficient` a nat, however sure the sampler is. 0 is none."""
+    floor_coefficient: float = Field(1.0, ge=0)
+    """Weight of what is lacking (nats)."""
     normalise_advantages: bool = True
     """Divide advantages by their deviation over the buffer, after taking off their mean."""
     rewards: RewardScaleConfig = RewardScaleConfig()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import pytest
@@ -12,7 +13,7 @@ from squall.algorithms.masked_video.learner import Experience, SamplerLearner
 from squall.algorithms.masked_video.ppo import SamplerTrainingConfig
 from squall.algorithms.masked_video.samplers.config import SamplerConfig, build_sampler
 from squall.algorithms.masked_video.samplers.plans import MaskPlan
-from squall.algorithms.masked_video.subsets import gumbel_noise
+from squall.algorithms.masked_video.subsets import entropy, gumbel_noise
 
 GRID = TokenGrid(4, 16, 16, 2, 4)
 CLIPS, VISIBLE = 16, 4
@@ -104,6 +105,21 @@ def test_a_group_takes_off_what_differs_between_clips(kind: str) -> None:
             learner.update()
         shares[baseline] = every.gather(1, plan.visible).float().mean().item()
     assert shares["group"] > 0.55 and shares["critic"] < 0.45
+
+
+@pytest.mark.parametrize("kind", ["tats", "reinforce"])
+def test_a_floor_keeps_a_sampler_wide_that_is_sure(kind: str) -> None:
+    shares, found = {}, {}
+    for floor in (0.0, 0.8):
+        learner = learner_of(kind, epochs=3, entropy_coefficient=0.0, entropy_floor=floor)
+        for step in range(60):
+            remember(learner, step)
+            learner.update()
+        plan, _, marked = acted(learner, 1000)
+        shares[floor] = (entropy(plan.proposal.logits) / math.log(32)).mean().item()
+        found[floor] = marked.gather(1, plan.action).float().mean().item() / marked.float().mean().item()
+    assert shares[0.0] < 0.7 and 0.75 < shares[0.8] < 0.9
+    assert found[0.8] > 1.3
 
 
 def test_experience_has_no_graph() -> None:
