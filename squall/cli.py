@@ -21,7 +21,7 @@ SUBMITTED = "SQUALL_SUBMITTED_VERSION"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit status: the job's; 2 for an error that the user can mend, 130 when interrupted."""
+    """Entry point. Exit status: the job's; 2 for an error that the user can mend, 75 when a node went, 130 when interrupted."""
     if os.getcwd() not in sys.path:
         sys.path.append(os.getcwd())  # module:function is found here, as it is by Ray's workers; after all that is installed
     try:
@@ -31,9 +31,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
 
 
 def fail(error: SquallError) -> None:
-    """Print the error as one line and exit with status 2."""
+    """Print the error as one line and exit with its status."""
     print("error:", " ".join(str(error).split()), file=sys.stderr)
-    sys.exit(2)
+    sys.exit(error.status)
 
 
 def build_app(jobs: Sequence[Job]) -> typer.Typer:

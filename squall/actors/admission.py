@@ -38,6 +38,7 @@ class AdmissionQueue:
         """Every position below has been consumed by a step; none above has."""
         self._per_step, self._staleness, self._limit, self._steps = groups_per_step, max_staleness, max_sampled_groups, steps
         self._settled: dict[int, Settled] = {}
+        self._useful = 0
 
     def launch(self, learning: bool) -> int | None:
         """The next position to start, or None when no more may be under way.
@@ -45,10 +46,9 @@ class AdmissionQueue:
         Args:
             learning: whether a step's groups are with the learner, which has not finished with them.
         """
-        useful = sum(settled.useful for settled in self._settled.values())
         running = self._next - self.taken - len(self._settled)
         ahead = min(self._staleness + 1 - learning, self._steps)
-        if useful + running >= ahead * self._per_step or self._next - self.taken >= ahead * self._limit:
+        if self._useful + running >= ahead * self._per_step or self._next - self.taken >= ahead * self._limit:
             return None
         self._next += 1
         return self._next - 1
@@ -58,6 +58,7 @@ class AdmissionQueue:
         if position in self._settled or not self.taken <= position < self._next:
             raise ValueError(f"position {position} is not under way")
         self._settled[position] = Settled(position, useful, content)
+        self._useful += useful
 
     def take(self) -> list[Settled] | None:
         """The positions of the next step, in order, or None while one of them is still under way."""
@@ -71,6 +72,7 @@ class AdmissionQueue:
             useful += settled.useful
         for settled in step:
             del self._settled[settled.position]
+        self._useful -= useful
         self.taken += len(step)
         self._steps -= 1
         return step

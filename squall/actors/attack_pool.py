@@ -11,7 +11,8 @@ from pydantic import Field
 
 from squall.actors.attack_tasks import Task
 from squall.actors.attack_worker import AttackWorker
-from squall.actors.cluster import Demand, namespace_for
+from squall.actors.cluster import namespace_for
+from squall.actors.resources import Demand
 from squall.actors.supervisor import Worker
 from squall.actors.task_pool import Failed, TaskPool
 from squall.platform.config import Config

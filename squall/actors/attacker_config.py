@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 import numpy as np
 from pydantic import Field, model_validator
 
-from squall.actors.cluster import Demand
+from squall.actors.resources import Demand
 from squall.algorithms.video_attack.actions import AGENTS
 from squall.algorithms.video_attack.asking import Ask
 from squall.algorithms.video_attack.config import AttackConfig

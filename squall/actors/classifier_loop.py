@@ -15,6 +15,7 @@ import ray
 from pydantic import Field
 
 from squall.actors.rollout_buffer import Save
+from squall.actors.run_files import RunFiles
 from squall.actors.worker_group import WorkerGroup
 from squall.algorithms.classifier_config import FitConfig
 from squall.platform.config import Config
@@ -116,6 +117,7 @@ def follow(config: dict[str, Any], make: Callable[[Mapping[str, Any], int, int],
         set_device(get_device())
     worker = make(config, rank, workers)
     buffer, index = config["buffer"], 0
+    ray.get(buffer.arrive.remote(ray.get_runtime_context().get_node_id()))
     if rank == 0:
         ray.get(buffer.report.remote(-1, worker.facts()))
     while (command := ray.get(buffer.take.remote(index))) is not None:
@@ -134,8 +136,10 @@ class ClassifierWorker:
         images = ray.get(config["images"])
         self.rank, self.test = rank, images["test"]
         self.training = ClassifierTraining(config["config"], images["train"], Share(rank, workers, sum_over_workers))
+        self.files: RunFiles = config["files"]
         if config["resume"] is not None:
-            restore_checkpoint(self.training, config["resume"])
+            with self.files.reading(config["resume"]) as checkpoint:
+                restore_checkpoint(self.training, checkpoint)
 
     def facts(self) -> dict[str, Any]:
         """What the driver shows of the training before it begins."""
@@ -155,7 +159,8 @@ class ClassifierWorker:
 
     def _save(self, folder: Path) -> dict[str, Any]:
         if self.rank == 0:
-            write_checkpoint(self.training, folder)
+            with self.files.writing(folder) as written:
+                write_checkpoint(self.training, written)
         return {}
 
     def _keep(self, folder: Path) -> dict[str, Any]:
@@ -165,7 +170,8 @@ class ClassifierWorker:
         self.training.finish()
         facts = describe(self.training)
         if self.rank == 0:
-            save_model(self.training, folder, facts)
+            with self.files.writing(folder) as written:
+                save_model(self.training, written, facts)
         return {**facts, "test_accuracy": self.training.accuracy(self.test), "test_images": len(self.test)}
 
 

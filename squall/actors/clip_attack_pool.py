@@ -10,7 +10,8 @@ from pydantic import Field
 
 from squall.actors.clip_attack_tasks import ClipTask, HeldOut, Victims
 from squall.actors.clip_attack_worker import ClipAttacker
-from squall.actors.cluster import Demand, namespace_for
+from squall.actors.cluster import namespace_for
+from squall.actors.resources import Demand
 from squall.actors.supervisor import Worker
 from squall.actors.task_pool import TaskPool
 from squall.actors.victim_client import VictimUnavailable

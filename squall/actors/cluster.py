@@ -1,21 +1,23 @@
-"""Joining or starting a Ray cluster, and checking that a plan fits on it before any actor starts."""
+"""Joining or starting a Ray cluster, and what is found there."""
 
 from __future__ import annotations
 
 import logging
+import math
 import os
 import re
 import sys
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from importlib import import_module
 
 import grpc
 import ray
 from ray._private import ray_constants
 
-from squall.platform.errors import ResourceError, SquallError
+from squall.actors.resources import ClusterResources, Node
+from squall.platform.errors import SquallError
 
 WORKER_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.1",
@@ -26,69 +28,11 @@ WORKER_ENVIRONMENT = {
 }
 """Environment of every worker. Ray Train polls its workers once in 2 s by default; a short step would wait for it."""
 REACH_TIMEOUT_S = 10.0
+OWN_RESOURCES = ("node:", "memory", "object_store_memory")
+"""What Ray counts on every node beside what it was started with."""
 
 _starts = 0
-
-
-@dataclass(frozen=True, slots=True)
-class ClusterResources:
-    """What the cluster has in all, busy or not."""
-
-    cpus: float
-    gpus: float
-    address: str = ""
-    dashboard_url: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Demand:
-    """Actors of one role and what each reserves."""
-
-    role: str
-    count: int
-    cpus: float
-    gpus: float = 0.0
-
-
-@dataclass(frozen=True, slots=True)
-class ResourcePlan:
-    """Everything a job will reserve."""
-
-    demands: Sequence[Demand]
-
-    def lines(self) -> list[str]:
-        """One line per role and one with the total."""
-        roles = [f"{d.role}: {d.count} x {_amount(d.cpus, d.gpus)}" for d in self.demands]
-        return [*roles, f"total: {_amount(self._total('cpus'), self._total('gpus'))}"]
-
-    def check(self, available: ClusterResources) -> None:
-        """Raise ResourceError, in one line, when the cluster can never hold the plan."""
-        for kind, have in (("cpus", available.cpus), ("gpus", available.gpus)):
-            need = self._total(kind)
-            if need > have + 1e-6:
-                raise ResourceError(self._explain(kind, need, have))
-
-    def fits(self, available: ClusterResources) -> int:
-        """How many such plans the cluster holds at the same time."""
-        counts = [int((have + 1e-6) // self._total(kind)) for kind, have in (("cpus", available.cpus), ("gpus", available.gpus))
-                  if self._total(kind) > 0]
-        return min(counts, default=1)
-
-    def _total(self, kind: str) -> float:
-        return sum(demand.count * getattr(demand, kind) for demand in self.demands)
-
-    def _explain(self, kind: str, need: float, have: float) -> str:
-        takers = [demand for demand in self.demands if getattr(demand, kind) > 0]
-        parts = ", ".join(f"{d.role} {d.count} x {getattr(d, kind):g}" for d in takers)
-        largest = max(takers, key=lambda d: d.count * getattr(d, kind))
-        lower = f"the count of '{largest.role}'" if largest.count > 1 else f"the {kind} of '{largest.role}'"
-        return (f"plan needs {need:g} {kind[:-1].upper()}s ({parts}) but the cluster has {have:g}; "
-                f"lower {lower} or join a larger cluster (ray_address)")
-
-
-def _amount(cpus: float, gpus: float) -> str:
-    text = f"{cpus:g} CPU" + ("" if cpus == 1 else "s")
-    return text + (f" + {gpus:g} GPU" + ("" if gpus == 1 else "s") if gpus else "")
+_started_here = False
 
 
 def start_ray(address: str | None = None, num_cpus: float | None = None, dashboard: bool = False) -> ClusterResources:
@@ -105,17 +49,40 @@ def start_ray(address: str | None = None, num_cpus: float | None = None, dashboa
     Raises:
         SquallError: the cluster does not answer.
     """
-    global _starts
+    global _starts, _started_here
     if _starts == 0 and ray.is_initialized():  # by whoever runs this process, such as a trial of a sweep
         _starts = 1
     if not ray.is_initialized():
         target = address or os.environ.get("RAY_ADDRESS")
         _connect(target) if target else _start_local(num_cpus, dashboard)
+        _started_here = not target
     _starts += 1
-    totals = ray.cluster_resources()
-    context = ray.get_runtime_context()
+    return cluster_resources()
+
+
+def cluster_resources() -> ClusterResources:
+    """What the cluster has this moment; nodes that are being drained do not count."""
+    nodes = live_nodes()
+    cpus, gpus = (sum(node.amounts.get(name, 0.0) for node in nodes) for name in ("CPU", "GPU"))
     url = ray.worker.get_dashboard_url() or ""
-    return ClusterResources(totals.get("CPU", 0.0), totals.get("GPU", 0.0), context.gcs_address, url)
+    return ClusterResources(cpus, gpus, ray.get_runtime_context().gcs_address, url, nodes, _started_here)
+
+
+def live_nodes() -> tuple[Node, ...]:
+    """The nodes that may be given work, by name."""
+    drained = draining_nodes()
+    found = [Node(f"{entry['NodeManagerHostname']} ({entry['NodeID'][:8]})",
+                  {name: amount for name, amount in entry["Resources"].items() if not name.startswith(OWN_RESOURCES)},
+                  entry["Labels"], entry["NodeID"], entry["Resources"].get("object_store_memory", 0.0))
+             for entry in ray.nodes() if entry["Alive"] and entry["NodeID"] not in drained]
+    return tuple(sorted(found, key=lambda node: node.name))
+
+
+def draining_nodes() -> dict[str, float]:
+    """Ids of the nodes that Ray is told will go, with the seconds that are left to each; infinity where nobody said."""
+    now = 1000 * time.time()
+    return {node: (deadline - now) / 1000 if deadline else math.inf
+            for node, deadline in ray._private.state.state.get_draining_nodes().items()}
 
 
 def _connect(address: str) -> None:

@@ -29,6 +29,10 @@ class Rendering:
     """Of all branches together."""
     corruption_s: float
     """Time that the corruption took; 0 without one."""
+    seconds: float = 0.0
+    """Time that the worker took for all of it."""
+    done_at: float = 0.0
+    """When it was done, seconds since the epoch."""
 
 
 @ray.remote(max_restarts=-1, max_task_retries=0, concurrency_groups={"health": 1},
@@ -67,6 +71,7 @@ class CorruptionWorker:
         Raises:
             DataError: the media cannot be read.
         """
+        began = time.monotonic()
         clean = self._cache.load(sample.media, self._sampling, sample_id=sample.id, media_type=sample.media_type,
                                  num_threads=self._threads)
         started = time.monotonic()
@@ -79,7 +84,9 @@ class CorruptionWorker:
             clips[Branch.SHUFFLED] = _with_frames(ordered, frames)
         chosen = [clips[branch] for branch in branches]
         hashes = {branch: clip.content_hash for branch, clip in zip(branches, chosen, strict=True)}
-        return Rendering(hashes, sum(len(clip.frames) for clip in chosen), corruption_s), *chosen
+        rendering = Rendering(hashes, sum(len(clip.frames) for clip in chosen), corruption_s, time.monotonic() - began,
+                              time.time())
+        return rendering, *chosen
 
 
 def _with_frames(clip: Clip, frames: object) -> Clip:

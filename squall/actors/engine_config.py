@@ -26,6 +26,10 @@ class EngineActorsConfig(Config):
     request_timeout_s: float = Field(600.0, gt=0)
     """How long one request may take before the engine counts as suspect."""
 
+    def patience_s(self, on_one_node: int) -> float:
+        """How long engines may take to start where so many do on one node."""
+        return self.startup_timeout_s
+
     def read_key(self) -> SecretStr | None:
         """The key that engines need and this process has in its environment; None for those that need none."""
         return None

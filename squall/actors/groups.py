@@ -136,6 +136,10 @@ class Work:
     """Clips, frames, answers and tokens."""
     corruption_s: dict[str, list[float]] = field(default_factory=dict)
     """Seconds of every corrupted clip, by kind."""
+    busy_s: Counter[str] = field(default_factory=Counter)
+    """Seconds that a worker of a role was at work, mean over its workers."""
+    answering: dict[str, list[tuple[float, float]]] = field(default_factory=dict)
+    """When each engine had questions: from a group's clips being there to its answers, seconds since the epoch."""
     judged: Counter[str] = field(default_factory=Counter)
     """Calls of the judge, cache hits, retries and so on; ``unreadable``: the policy's own verdicts that could not be read."""
 
@@ -147,8 +151,17 @@ class Work:
         if plan.corruption is not None:
             self.corruption_s.setdefault(plan.corruption.name, []).append(rendering.corruption_s)
 
+    def count_answering(self, engines: int, covered: Counter[str]) -> None:
+        """Turn `answering` into the engines' busy seconds; `covered` says up to when they were counted before, and moves on."""
+        for engine, spans in self.answering.items():
+            for start, end in sorted(spans):
+                self.busy_s["engine"] += max(0.0, end - max(start, covered[engine])) / engines
+                covered[engine] = max(covered[engine], end)
+
     def metrics(self, seconds: float) -> dict[str, float]:
-        """Amounts per second of a time this long, and the mean milliseconds of each corruption."""
+        """Amounts per second of a time this long, its share in which roles were busy, mean milliseconds of each corruption."""
         rates = {f"{name}_per_s": amount / seconds for name, amount in self.amounts.items()}
         judged = {f"judge/{name}": float(count) for name, count in self.judged.items()}
-        return rates | judged | {f"corruption_ms/{kind}": 1000 * fmean(times) for kind, times in self.corruption_s.items()}
+        busy = {f"busy/{role}": min(1.0, time / seconds) for role, time in self.busy_s.items()}
+        costs = {f"corruption_ms/{kind}": 1000 * fmean(times) for kind, times in self.corruption_s.items()}
+        return rates | judged | busy | costs

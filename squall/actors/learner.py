@@ -6,11 +6,11 @@ fine-tuning; both reduce to answers with a weight, so both share these files.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from squall.actors.deepspeed_backend import OptimiserConfig
 from squall.actors.rollout_buffer import Publish, TrainBatch
@@ -28,6 +28,9 @@ class LearnerConfig(Config):
 
     workers: int = Field(1, ge=1)
     """Ray Train workers; each holds one DeepSpeed rank."""
+    least_workers: int | None = Field(None, ge=1)
+    """Begin, or go on, with as few as this where the cluster has no room for `workers`; None takes `workers` and no fewer. The
+    loss does not depend on their number."""
     cpus: float = Field(1.0, gt=0)
     """CPUs that Ray reserves for each worker."""
     threads: int | None = Field(None, ge=1)
@@ -47,13 +50,23 @@ class LearnerConfig(Config):
     """Optimiser updates made from one batch of rollouts; above 1 the clipped ratio comes into play."""
     optimiser: OptimiserConfig = OptimiserConfig()
     """AdamW and ZeRO."""
+    recoveries: int = Field(3, ge=0)
+    """How often the run may go on from its last checkpoint after a learner worker was lost with its process or node; 0 ends it.
+    Write checkpoints (checkpoint_every_steps), because without one it begins anew."""
     start_timeout_s: float = Field(300.0, gt=0)
     """How long the workers may take to load the model."""
     step_timeout_s: float = Field(1800.0, gt=0)
     """How long one step may take before the run stops with an error."""
 
+    @model_validator(mode="after")
+    def _in_order(self) -> LearnerConfig:
+        if self.least_workers is not None and self.least_workers > self.workers:
+            raise ValueError(f"least_workers {self.least_workers} is more than workers {self.workers}")
+        return self
+
 
 Objective = Literal["tgrpo", "sft"]
+PUBLISH_POLL_S = 0.05
 
 
 class Learner(WorkerGroup):
@@ -85,7 +98,16 @@ class Learner(WorkerGroup):
         self.begin(batch)
         return self._wait()
 
-    def publish(self, version: int, engines: Sequence[int] | None = None, *, reconnect: bool = False) -> list[int]:
-        """Hand the current weights to the engines of these numbers, by default all; returns those that died meanwhile."""
+    def publish(self, version: int, engines: Sequence[int] | None = None, *, reconnect: bool = False,
+                meanwhile: Callable[[], None] = lambda: None) -> dict[int, str]:
+        """Hand the current weights to the engines of these numbers, by default all; returns those that were lost
+        meanwhile, and why.
+
+        Args:
+            meanwhile: called now and then; engines first end what they are answering, and those answers come in.
+        """
         command = Publish(version, None if engines is None else tuple(engines), reconnect)
-        return self.ask(command, f"handing over weights {version}")["lost"]
+        self.send(command, f"handing over weights {version}")
+        while (result := self.poll(PUBLISH_POLL_S)) is None:
+            meanwhile()
+        return result["lost"]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import time
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean
@@ -17,6 +17,7 @@ from squall.actors.clip_comparison import ClipComparison
 from squall.actors.learner import LearnerConfig, Objective
 from squall.actors.microbatches import Chunk, cut, needed_clips
 from squall.actors.rollout_buffer import Command, Publish, Save, TrainBatch, TrainSequence
+from squall.actors.run_files import RunFiles
 from squall.actors.weight_transfer import Backend, EngineFleet, Sender, open_sender
 from squall.algorithms.rewards import RewardConfig
 from squall.algorithms.schedules import learning_rate_at
@@ -24,7 +25,8 @@ from squall.algorithms.tgrpo import TGRPOConfig
 from squall.platform.errors import SquallError
 from squall.platform.models import ModelConfig
 
-COUNTED = ("kl_sum", "ratio_sum", "clipped_tokens", "importance_sum", "importance_capped_tokens", "mismatch_sum")
+COUNTED = ("kl_sum", "ratio_sum", "clipped_tokens", "importance_sum", "importance_capped_tokens", "mismatch_sum",
+           "mismatch_kl_sum")
 """Sums of the loss that become means per token in the step's metrics."""
 
 
@@ -41,6 +43,7 @@ def learner_loop(config: dict[str, Any]) -> None:
     os.environ.setdefault("LOCAL_RANK", str(train.get_context().get_local_rank()))
     worker = LearnerWorker(config, train.get_context().get_world_rank(), train.get_context().get_world_size())
     buffer, index = config["buffer"], 0
+    ray.get(buffer.arrive.remote(ray.get_runtime_context().get_node_id()))
     if worker.rank == 0:
         ray.get(buffer.report.remote(-1, {"parameters": worker.parameter_count}))
     while (command := ray.get(buffer.take.remote(index))) is not None:
@@ -74,12 +77,16 @@ class LearnerWorker:
         self.fleet: EngineFleet | None = config["fleet"]
         self.weight_transfer: Backend = config["weight_transfer"]
         self.sender: Sender | None = None
+        self.files: RunFiles = config["files"]
+        self._restoring = ExitStack()
         self.spans: list[tuple[str, float, float]] = []
         torch.manual_seed(config["seed"])
         path = resolve_model_path(self.model_config.path)
         self.processor = load_processor(path)
         self.banned = banned_token_ids(self.processor)
-        self.restored = None if config["resume"] is None else RestoredState(config["resume"])
+        self.restored = None
+        if config["resume"] is not None:
+            self.restored = RestoredState(self._restoring.enter_context(self.files.reading(config["resume"])))
         scorer = self._load_policy(path)
         self.parameter_count = sum(parameter.numel() for parameter in scorer.parameters())
         self.backend = deepspeed_backend
@@ -247,6 +254,7 @@ class LearnerWorker:
         self.backend.backward(self.engine, logprobs_AL.sum() * 0.0, last=True)
         self.restored.load_optimiser(self.backend, self.engine, trained(self.engine.module))
         self.restored = None
+        self._restoring.close()
 
     def _update(self, chunks: list[Chunk], old: list[Any], tokens: int, sequences: int, totals: dict[str, float]) -> None:
         """One optimiser update; the loss is divided by totals over all workers, so it does not depend on their number."""
@@ -343,14 +351,14 @@ class LearnerWorker:
         from squall.platform.checkpoints import TRAINER, write_tensors
 
         weights = {name: tensor.cpu() for name, tensor in LearnerWeights(self)}
-        if self.rank == 0:
-            self.engine.module.model.save_pretrained(directory, state_dict=weights)
-            self.processor.save_pretrained(directory)
         state = self.backend.training_state(self.engine, trained(self.engine.module), keep=self.rank == 0)
-        if self.rank == 0:
-            write_tensors(directory / TRAINER, state, {"updates": self.updates_done})
-        else:
+        if self.rank:
             _exhaust(state)
+            return {}
+        with self.files.writing(directory) as folder:
+            self.engine.module.model.save_pretrained(folder, state_dict=weights)
+            self.processor.save_pretrained(folder)
+            write_tensors(folder / TRAINER, state, {"updates": self.updates_done})
         return {}
 
 

@@ -19,11 +19,11 @@ def keep_log(path: Path | None) -> None:
     """In an actor: append all that this process and its children print to a file too; None leaves it to Ray alone.
 
     The words go through a process of their own, so the last ones of an actor that is killed are kept as well. Ray's own logs,
-    which the dashboard shows, stay complete.
+    which the dashboard shows, stay complete; on a node that does not see the run's folder there are no others.
     """
-    if path is None:
+    if path is None or not path.parent.parent.is_dir():
         return
-    path.parent.mkdir(parents=True, exist_ok=True)
+    path.parent.mkdir(exist_ok=True)
     with path.open("a", encoding="utf-8") as file:
         file.write(f"--- process {os.getpid()}, {utc_now()}\n")
     sys.stdout.flush()

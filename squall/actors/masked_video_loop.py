@@ -21,6 +21,7 @@ from pydantic import Field
 from squall.actors.classifier_loop import follow, sum_over_workers
 from squall.actors.clip_sources import ClipSource, gather_dropped
 from squall.actors.rollout_buffer import Save
+from squall.actors.run_files import RunFiles
 from squall.actors.worker_group import WorkerGroup
 from squall.algorithms.classifier_training import Share
 from squall.algorithms.masked_video.training_config import MaskedVideoConfig
@@ -124,26 +125,28 @@ def _make_worker(config: Mapping[str, Any], rank: int, workers: int) -> MaskedVi
     settings, held = config["workers"], config["held"]
     return MaskedVideoWorker(config["config"], config["steps"], ray.get(config["source"]), lambda: ray.get(held),
                              Share(rank, workers, sum_over_workers), _device(settings), _descent(settings.deepspeed),
-                             config["resume"])
+                             config["files"], config["resume"])
 
 
 class MaskedVideoWorker:
     """One rank of the group."""
 
     def __init__(self, config: MaskedVideoConfig, steps: int, source: ClipSource, held: Callable[[], HeldOutClips],
-                 share: Share, device: torch.device, descent: DescentMaker, resume: Path | None = None) -> None:
+                 share: Share, device: torch.device, descent: DescentMaker, files: RunFiles,
+                 resume: Path | None = None) -> None:
         """`held` is called when there is something to measure."""
         from squall.actors.masked_video_files import restore_checkpoint
         from squall.actors.peak_memory import PeakMemory
         from squall.algorithms.masked_video.step import JointTraining
 
-        self.share, self.source, self.held = share, source, held
+        self.share, self.source, self.held, self.files = share, source, held, files
         _warm_up()
         self.memory = PeakMemory(device)
         self.totals: Counter[str] = Counter()
         self.training = JointTraining(config, steps, device, share, descent)
         if resume is not None:
-            self.totals.update(restore_checkpoint(self.training, resume))
+            with files.reading(resume) as checkpoint:
+                self.totals.update(restore_checkpoint(self.training, checkpoint))
 
     def facts(self) -> dict[str, Any]:
         """What the driver shows of the training before it begins."""
@@ -156,7 +159,8 @@ class MaskedVideoWorker:
         if isinstance(command, Save):
             from squall.actors.masked_video_files import write_checkpoint
 
-            write_checkpoint(self.training, self._totals(), Path(command.directory))
+            with self.files.writing(Path(command.directory)) as folder:
+                write_checkpoint(self.training, self._totals(), folder)
             return {}
         return self._finish(Path(command.directory))
 
@@ -193,7 +197,8 @@ class MaskedVideoWorker:
             **totals, "device": training.device.type, "steps": training.step, "mask_ratio": training.ratio.value,
             "parameters": _count(training.autoencoder), "sampler_parameters": _count(training.sampler),
             "sampler_updates": 0 if training.learner is None else training.learner.updates}
-        save_model(training, folder, facts)
+        with self.files.writing(folder) as written:
+            save_model(training, written, facts)
         return {**facts, "dropped": dropped, "measured": self._measure()}
 
     def _measure(self) -> Measured:

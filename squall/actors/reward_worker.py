@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -42,6 +43,10 @@ class Scoring:
     failure: Failure | None = None
     judged: Counter[str] = field(default_factory=Counter)
     """Calls, cache hits, retries and so on since the worker last said."""
+    began_at: float = 0.0
+    """When the answers were there, seconds since the epoch."""
+    seconds: float = 0.0
+    """Time that scoring took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,14 +72,16 @@ class RewardWorker:
 
     def __init__(self, cpus: float, config: RewardConfig, judge: JudgeConfig, ledger: Path | None = None,
                  judge_engines: Sequence[Any] = (), judge_key: SecretStr | None = None, log: Path | None = None) -> None:
-        """`ledger` is the file of the judge's calls, `judge_engines` are its actors, `log` gets what the worker prints.
+        """`ledger` is the file of the judge's calls, which stay in memory where its folder is not there; `judge_engines` are
+        its actors; `log` gets what the worker prints.
 
         `judge_key` comes from the driver: workers do not have its environment.
         """
         keep_log(log)
         set_threads(cpus)
         self._config = config
-        self._judge = open_judge(judge, ledger, judge_engines, judge_key)
+        kept = ledger if ledger is not None and ledger.parent.is_dir() else None  # another node may not see the run's folder
+        self._judge = open_judge(judge, kept, judge_engines, judge_key)
         load_rewards(config)
 
     def ready(self) -> int:
@@ -93,6 +100,7 @@ class RewardWorker:
     def score(self, group_id: str, sample: VideoSample, prompt: str, spec: CorruptionSpec | None,
               rendering: Rendering, *branches: tuple[Rollout, ...]) -> Scoring:
         """Put the branches of a question together and compute every configured reward."""
+        began_at, began = time.time(), time.monotonic()
         rollouts = tuple(rollout for branch in branches for rollout in branch)
         group = SampledGroup(group_id, sample, prompt, spec, rendering.clip_hashes, rollouts)
 
@@ -101,7 +109,8 @@ class RewardWorker:
             return (self._judge.graded_similarities if stepwise else self._judge.similarities)(pairs, sample.id)
 
         try:
-            return Scoring(score_group(group, self._config, compare), judged=self._judge.take_usage())
+            scored = score_group(group, self._config, compare)
+            return Scoring(scored, None, self._judge.take_usage(), began_at, time.monotonic() - began)
         except JudgeError as error:
             return Scoring(None, Failure(error.reason, str(error)), self._judge.take_usage())
 

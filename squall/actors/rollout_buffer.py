@@ -106,6 +106,7 @@ class RolloutBuffer:
         self._reported: set[int] = set()
         self._commands: dict[int, Any | None] = {}
         self._results: dict[int, dict[str, Any]] = {}
+        self._nodes: set[str] = set()
         self._changed = asyncio.Condition()
 
     async def put(self, index: int, command: Any | None) -> None:
@@ -114,6 +115,14 @@ class RolloutBuffer:
             await self._changed.wait_for(lambda: len(self._commands) < self._capacity or command is None)
             self._commands[index] = command
             self._changed.notify_all()
+
+    async def arrive(self, node: str) -> None:
+        """A learner worker says on which node it lies, by Ray's id."""
+        self._nodes.add(node)
+
+    async def nodes(self) -> set[str]:
+        """Ids of the nodes with learner workers."""
+        return self._nodes
 
     async def take(self, index: int) -> Any | None:
         """Wait for command `index`. Called by every learner worker."""

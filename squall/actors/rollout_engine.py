@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import os
 import re
 import time
@@ -21,9 +22,10 @@ import ray
 from pydantic import Field, model_validator
 
 from squall.actors.engine_config import EngineActorsConfig
+from squall.actors.load_slots import load_slot
 from squall.actors.logs import keep_log
-from squall.actors.weight_transfer import VLLM_NAMES, Backend
-from squall.platform.errors import DataError, SquallError
+from squall.actors.weight_transfer import VLLM_NAMES, Backend, fetch
+from squall.platform.errors import DataError
 from squall.platform.models import render_prompt
 from squall.platform.records import Branch, Clip, MediaType, Rollout, SamplingSpec
 from squall.platform.seeds import derive_seed
@@ -50,12 +52,14 @@ class EngineConfig(EngineActorsConfig):
     tensor_parallel_size: int = Field(1, ge=1)
     """GPUs that one copy of the policy is split over."""
     weight_transfer: Backend = "shared_memory"
-    """How new weights reach the engines: `shared_memory` within one machine, `nccl` between GPUs, of other machines too, `ipc`
-    where learner workers and engines share GPUs."""
+    """How new weights reach the engines: `shared_memory` within one machine, and to others through Ray's object store; `nccl`
+    between GPUs, of other machines too; `ipc` where learner workers and engines share GPUs."""
     enforce_eager: bool = True
     """Skip graph capture and compilation: starts sooner, decodes slower on a GPU."""
     kv_cache_gib: int = Field(1, ge=1)
     """Memory for keys and values without a GPU, in GiB."""
+    loads_at_once: int = Field(2, ge=1)
+    """Engines of one machine that read their weights at the same time; the others wait, and have that much longer to start."""
     clip_cache_gib: float = Field(0.5, ge=0)
     """Memory for processed clips, for further answers to them, in GiB; vLLM's own bound of 4 would fill over a long run."""
     raw_logprobs: bool = False
@@ -71,6 +75,10 @@ class EngineConfig(EngineActorsConfig):
             raise ValueError(f"weight_transfer {self.weight_transfer} moves weights between GPUs and engine.gpus is 0; "
                              "take shared_memory")
         return self
+
+    def patience_s(self, on_one_node: int) -> float:
+        """As of the base; engines that wait for others to load have as much longer."""
+        return self.startup_timeout_s * math.ceil(on_one_node / self.loads_at_once)
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,7 +132,8 @@ class RolloutEngine:
         self._processor = load_processor(model_path)
         self._bias = dict.fromkeys(banned_token_ids(self._processor), BAN_BIAS)
         self._loop = asyncio.get_running_loop()
-        self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_arguments(model_path, config)))
+        with load_slot(config.loads_at_once):
+            self._llm = AsyncLLM.from_engine_args(AsyncEngineArgs(**_engine_arguments(model_path, config)))
         _unlink_shared_buffers(os.getpid())
         self._versioned = self._asleep = False
         self._updating = asyncio.Lock()
@@ -224,16 +233,26 @@ class RolloutEngine:
     async def update_weights(self, update_info: dict[str, Any]) -> None:
         """Receive weights; `update_info` is the back end's own.
 
-        Raises:
-            SquallError: weights in shared memory of another node.
+        Where it names a file of another node, ``pieces`` are references to its bytes.
         """
+        pieces = update_info.pop("pieces", ())
+        if not pieces or await self.sees(update_info["path"]):
+            await self._receive(update_info)
+            return
+        path = await asyncio.to_thread(fetch, Path(update_info["path"]), pieces)
+        try:
+            await self._receive({"path": str(path)})
+        finally:
+            path.unlink(missing_ok=True)
+
+    async def _receive(self, update_info: dict[str, Any]) -> None:
         from vllm.distributed.weight_transfer.base import WeightTransferUpdateRequest
 
-        path = update_info.get("path")
-        if path is not None and not os.path.exists(path):
-            raise SquallError(f"weights {path} are not on this engine's node; engine.weight_transfer shared_memory needs "
-                              "engines and learner on one machine: take nccl")
         await self._llm.update_weights(WeightTransferUpdateRequest(update_info=update_info))
+
+    async def sees(self, path: Path | str) -> bool:
+        """Whether a file is there for this engine: its writer is on the same node."""
+        return os.path.exists(path)
 
     async def finish_weight_update(self, version: int, vision_changed: bool) -> None:
         """Stamp `version` on every rollout from now on, forget what was computed from older weights, and go on.
@@ -336,6 +355,8 @@ def _engine_arguments(model_path: str, config: EngineConfig) -> dict[str, Any]:
         logprobs_mode="raw_logprobs" if config.raw_logprobs else "processed_logprobs", disable_log_stats=True,
         weight_transfer_config=WeightTransferConfig(backend=VLLM_NAMES[config.weight_transfer]),
     )
+    if config.tensor_parallel_size > 1:  # in a placement group vLLM would ask Ray for GPUs beside those that the actor has
+        arguments.update(distributed_executor_backend="mp")
     if config.gpus:
         arguments.update(gpu_memory_utilization=config.gpu_memory_utilization, enable_sleep_mode=config.colocate)
     else:

@@ -16,10 +16,12 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from squall.actors.cluster import namespace_for
-from squall.actors.corruption_worker import CorruptionWorker
+from squall.actors.corruption_worker import CorruptionWorker, Rendering
 from squall.actors.groups import GroupPlan, Prepared, SampledOutcome, SamplerConfig, Work
 from squall.actors.health import WorkerState
 from squall.actors.judge_config import POLICY, JudgeConfig
+from squall.actors.placement import OUTSIDE, Placement
+from squall.actors.resources import amount
 from squall.actors.reward_worker import Assessing, Failure, Scoring, reward_worker
 from squall.actors.rollout_engine import Completion, EngineConfig, GenerateRequest, RolloutEngine
 from squall.actors.supervisor import Change, Supervisor, Worker
@@ -33,12 +35,17 @@ from squall.platform.records import Branch, SamplingSpec, VideoSample
 VERDICT_TOKENS = 16
 """Room for "YES 0.8", whatever the tokenizer."""
 
+PLACES: Mapping[str, str] = {"corruption": "corruption worker", "engine": "engine", "reward": "reward worker",
+                             "judge": "judge engine"}
+"""Roles of actors as a plan of resources calls them."""
+
 
 class Publisher(Protocol):
     """Hands the learner's weights to the engines; `Learner.publish` is one."""
 
-    def __call__(self, version: int, engines: Sequence[int], *, reconnect: bool) -> Sequence[int]:
-        """Hand a version to the engines of these numbers; returns those of engines that died meanwhile."""
+    def __call__(self, version: int, engines: Sequence[int], *, reconnect: bool,
+                 meanwhile: Callable[[], None]) -> Mapping[int, str]:
+        """Hand a version to the engines of these numbers; returns those of engines that were lost meanwhile, and why."""
 
 
 @dataclass(slots=True)
@@ -69,29 +76,32 @@ class GroupSampler:
     """
 
     def __init__(self, config: SamplerConfig, engine_class: Any = RolloutEngine,
-                 on_state: Callable[[str, str], None] = lambda worker, state: None) -> None:
-        """`on_state` hears of every worker's state.
+                 on_state: Callable[[str, str], None] = lambda worker, state: None,
+                 placement: Placement | None = None, on_wait: Callable[[str], None] = lambda text: None) -> None:
+        """`on_state` hears of every worker's state, `on_wait` of those that take long to come back.
 
         Args:
+            placement: where places are reserved for the actors; without one they go wherever there is room.
             engine_class: Ray actor class with `ready`, `ping` and `generate` of `RolloutEngine`, made for `config.engine`. What
                 assesses or judges needs `complete` too, and what learns all of its methods.
         """
         engine = config.engine
         if isinstance(engine, EngineConfig) and engine.dtype == "auto":  # vLLM's own would take half precision, and drift from
             config = replace(config, engine=engine.model_copy(update={"dtype": config.model.dtype}))  # the learner
-        self._config, self._engine_class = config, engine_class
+        self._config, self._engine_class, self._placement = config, engine_class, placement
         self._template = prompt_template(config.prompt_template)
         self._processor = load_processor(config.model_path) if engine.takes_chat_text else None
-        self._supervisor = Supervisor(config.engine.startup_timeout_s, on_state, config.logs)
+        self._supervisor = Supervisor(config.engine.startup_timeout_s, on_state, config.logs, on_wait=on_wait)
         self._waiting: deque[tuple[Hashable, GroupPlan, int]] = deque()
         self._flights: dict[Any, _Flight] = {}
         self._version = 0
-        self._processes: list[int] = []
+        self._processes: list[tuple[int, int]] = []
         self._publish: Publisher | None = None
         self._retried: Counter[str] = Counter()
         self._work = Work()
         self._kept: list[tuple[Hashable, SampledOutcome]] = []
         self._judges: list[Any] = []
+        self._covered: Counter[str] = Counter()
         self._idle_since: float | None = time.monotonic()
         self._idle_s = 0.0
 
@@ -101,16 +111,22 @@ class GroupSampler:
         workers = config.workers
 
         def named(role: str, number: int, cpus: float, gpus: float = 0.0) -> dict[str, Any]:
-            return {"name": f"{role}-{number}", "namespace": namespace, "num_cpus": cpus, "num_gpus": gpus,
-                    "scheduling_strategy": "DEFAULT"}  # not into the placement group of a sweep's trial, which is a driver's
+            place = OUTSIDE if self._placement is None else self._placement.options(PLACES[role], number)
+            return {"name": f"{role}-{number}", "namespace": namespace, "num_cpus": cpus, "num_gpus": gpus, **place}
 
+        takes = {"engine": amount(config.engine.cpus, config.engine.gpus), "reward": amount(workers.reward_cpus),
+                 "corruption": amount(workers.corruption_cpus)}
         corruption = [
             CorruptionWorker.options(**named("corruption", i, workers.corruption_cpus)).remote(
                 workers.corruption_cpus, config.frames, config.cache, config.log_of("corruption", i))
             for i in range(workers.corruption_count)]
         if not engines:
-            self._supervisor.add("corruption", corruption)
+            self._supervisor.add("corruption", corruption, takes["corruption"])
             return
+        together = config.engine.count
+        if self._placement is not None:
+            together = max(self._placement.nodes_of(PLACES["engine"]).values(), default=together)
+        self._supervisor.startup_timeout_s = config.engine.patience_s(together)
         key = config.engine.read_key()
         secret = {} if key is None else {"key": key}
         started = [
@@ -123,7 +139,7 @@ class GroupSampler:
                 workers.reward_cpus, config.rewards, judge, config.ledger, judges, judge_key, config.log_of("reward", i))
             for i in range(workers.reward_count)]
         for role, actors in (("corruption", corruption), ("reward", rewards), ("engine", started)):
-            self._supervisor.add(role, actors)
+            self._supervisor.add(role, actors, takes[role])
         if config.needs_judge:
             self._check_judge(rewards[0])
 
@@ -207,6 +223,7 @@ class GroupSampler:
             outcome = self._settle(reference, flight)
             if outcome is not None:
                 settled.append((flight.key, outcome))
+        self._launch()  # before anybody spends time on what came in
         self._check_deadlines()
         self._note_idle()
         return settled
@@ -225,6 +242,7 @@ class GroupSampler:
     def take_work(self) -> Work:
         """What was rendered and sampled since this was last asked."""
         work, self._work = self._work, Work()
+        work.count_answering(self._config.engine.count, self._covered)
         return work
 
     def take_changes(self) -> list[Change]:
@@ -331,10 +349,19 @@ class GroupSampler:
         if any(rollout.weight_version < flight.version for rollout in scored.sampled.rollouts):
             self._supervisor.suspect(flight.workers["engine"], "answered from older weights")
             return self._try_again(flight, "older_weights", "answers from weights of an older version")
-        self._work.add(flight.plan, ray.get(flight.rendering), scored)
+        self._note_work(flight, ray.get(flight.rendering), scoring)
         names = scored.sampled.clip_hashes
         clips = {names[branch]: clip for branch, clip in flight.clips.items()}
         return SampledOutcome(flight.plan, scored, clips, assessment=flight.assessment)
+
+    def _note_work(self, flight: _Flight, rendering: Rendering, scoring: Scoring) -> None:
+        work, workers = self._work, self._config.workers
+        work.add(flight.plan, rendering, scoring.scored)
+        work.busy_s["corruption"] += rendering.seconds / workers.corruption_count
+        work.busy_s["reward"] += scoring.seconds / workers.reward_count
+        if rendering.done_at and scoring.began_at:
+            spans = work.answering.setdefault(flight.workers["engine"].name, [])
+            spans.append((rendering.done_at, scoring.began_at))
 
     def _try_again(self, flight: _Flight, reason: str, problem: str) -> SampledOutcome | None:
         """None after putting the plan first in line again, or a counted failure when the attempts are used up."""
@@ -430,23 +457,28 @@ class GroupSampler:
         """Say who hands weights to the engines, for `update_weights` and for an engine that comes back after it died."""
         self._publish = publish
 
-    def update_weights(self, version: int) -> None:
-        """Have the learner's weights handed to every engine under a version; engines that die meanwhile are brought back."""
+    def update_weights(self, version: int, meanwhile: Callable[[], None] = lambda: None) -> None:
+        """Have the learner's weights handed to every engine under a version; engines that die meanwhile are brought back.
+
+        Args:
+            meanwhile: called while engines end what they are answering; it may `poll`.
+        """
         if self._publish is None:
             raise SquallError("update_weights before connect: nobody has weights to hand over")
         self._supervisor.settle("engine")
         for worker in (*self._supervisor.of("corruption"), *self._supervisor.of("reward")):
             self._supervisor.suspect(worker, "")  # one that died with nothing in its hands is counted too
         engines = self._supervisor.of("engine")
-        processes = [worker.process for worker in engines]
+        processes = [(worker.process, worker.deaths) for worker in engines]
         # One may have died while nothing was asked: another process is another connection.
-        lost = self._publish(version, [worker.number for worker in engines], reconnect=processes != self._processes)
+        lost = self._publish(version, [worker.number for worker in engines], reconnect=processes != self._processes,
+                             meanwhile=meanwhile)
         self._processes, self._version = processes, version
-        for worker in engines:
+        for worker, process in zip(engines, processes, strict=True):
             if worker.number in lost:
-                self._supervisor.suspect(worker, "died while it received weights")
-            else:
-                self._supervisor.synced(worker)
+                self._supervisor.refused(worker, lost[worker.number])
+            elif (worker.process, worker.deaths) == process and worker.state in (WorkerState.HEALTHY, WorkerState.STALE):
+                self._supervisor.synced(worker)  # another state, or process, was noticed meanwhile
 
     def _synchronise(self) -> None:
         """Give engines that came back the current weights; before the first update those they loaded are current."""

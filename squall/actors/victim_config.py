@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from squall.actors.cluster import Demand
+from squall.actors.resources import Demand
 from squall.platform.config import Config
 
 

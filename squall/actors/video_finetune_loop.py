@@ -27,6 +27,7 @@ from squall.actors.classifier_loop import (
 )
 from squall.actors.clip_sources import ClipSource, gather_dropped
 from squall.actors.rollout_buffer import Save
+from squall.actors.run_files import RunFiles
 from squall.algorithms.masked_video.finetune_config import FinetuneConfig
 from squall.platform.clip_stream import Ahead
 from squall.platform.config import Config
@@ -92,8 +93,10 @@ class FinetuneWorker:
         device = "cuda" if config["workers"].gpus else "cpu"
         self.training = FinetuneTraining(own, module, self.task.total_steps, device, self.share)
         self.sums: Counter[str] = Counter()
+        self.files: RunFiles = config["files"]
         if config["resume"] is not None:
-            self._restore(config["resume"])
+            with self.files.reading(config["resume"]) as checkpoint:
+                self._restore(checkpoint)
 
     def facts(self) -> dict[str, Any]:
         """What the driver shows of the training before it begins."""
@@ -177,7 +180,8 @@ class FinetuneWorker:
 
         if self.share.rank == 0:
             tensors = ((name, value.detach().cpu()) for name, value in self.training.tensors())
-            write_tensors(folder / TRAINER, tensors, {"step": self.training.step, "sums": dict(self.sums)})
+            with self.files.writing(folder) as written:
+                write_tensors(written / TRAINER, tensors, {"step": self.training.step, "sums": dict(self.sums)})
         return {}
 
     def _restore(self, checkpoint: Path) -> None:
@@ -197,5 +201,6 @@ class FinetuneWorker:
         config = training.config.model_dump(mode="json", include=set(FinetuneConfig.model_fields))
         facts = {"encoder": task.encoder, "steps": training.step, "test": found, "data": task.train.source, "config": config}
         if self.share.rank == 0:
-            save_clip_classifier(folder, training.module, task.train.classes, facts)
+            with self.files.writing(folder) as written:
+                save_clip_classifier(written, training.module, task.train.classes, facts)
         return {**found, "steps": training.step, "dropped": list(dict.fromkeys(dropped))}

@@ -5,6 +5,8 @@ Every worker runs the same loop: take a command from the `RolloutBuffer`, do thi
 
 from __future__ import annotations
 
+import os
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Mapping
@@ -13,10 +15,17 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import ray
-from ray.exceptions import RayError
+from ray.exceptions import ObjectLostError, RayActorError, RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from squall.actors.cluster import live_nodes
+from squall.actors.resources import Demand
 from squall.actors.rollout_buffer import RolloutBuffer, Save
+from squall.actors.run_files import RunFiles
 from squall.platform.errors import SquallError, cause
+
+NODE_LOSS_S = 30.0
+"""By then Ray has noticed that a node is gone."""
 
 
 class GroupConfig(Protocol):
@@ -32,6 +41,24 @@ class GroupConfig(Protocol):
     def start_timeout_s(self) -> float: ...
     @property
     def step_timeout_s(self) -> float: ...
+
+
+class LearnerLost(SquallError):
+    """A learner worker went with its process or its node; the run can go on from a checkpoint."""
+
+    run: Path | None = None
+    """Directory of the run, once that has ended because of it."""
+
+
+def was_lost(failure: BaseException) -> bool:
+    """Whether a learner failed because a process, a node or what lay there went, and not by an error of its own code."""
+    from ray.train import WorkerGroupError
+
+    if not isinstance(failure, WorkerGroupError):
+        return False
+    reasons = [getattr(reason, "health_check_failure", reason) for reason in failure.worker_failures.values()]
+    roots = [reason.cause if isinstance(reason, RayTaskError) else reason for reason in reasons]
+    return any(isinstance(root, (RayActorError, ObjectLostError)) for root in roots)
 
 
 def trainer_class() -> type[Any]:
@@ -57,22 +84,35 @@ class WorkerGroup:
 
     def __init__(self, config: GroupConfig, loop: Callable[[dict[str, Any]], None], loop_config: Mapping[str, Any],
                  run_path: Path) -> None:
-        """`loop` runs on every worker and gets `loop_config` with ``buffer`` and ``logs`` added."""
+        """`loop` runs on every worker and gets `loop_config` with ``buffer``, ``files`` and ``logs`` added."""
         self.config = config
-        self._buffer = RolloutBuffer.remote(capacity=1, readers=config.workers)
+        # Beside the driver: with any other node the run can go on, or be gone on with, when it goes.
+        beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        self._buffer = RolloutBuffer.options(scheduling_strategy=beside).remote(capacity=1, readers=config.workers)
         self._index = 0
         self._failure: BaseException | None = None
+        self._place: Demand | None = None
         self._loop = loop
-        self._loop_config = {**loop_config, "buffer": self._buffer, "logs": run_path.absolute() / "logs"}
+        self._files = RunFiles.of(run_path.absolute(), served=len(live_nodes()) > 1)
+        self._loop_config = {**loop_config, "buffer": self._buffer, "files": self._files, "logs": run_path.absolute() / "logs"}
         self._awaited: tuple[Any, str, float] | None = None
         self._run_path = run_path
         self._thread = threading.Thread(target=self._fit, name="learner", daemon=True)
 
-    def start(self) -> dict[str, Any]:
-        """Start the workers and wait until every one has loaded the model; returns what rank 0 says of it."""
+    def start(self, place: Demand | None = None) -> dict[str, Any]:
+        """Start the workers and wait until every one has loaded the model; returns what rank 0 says of it.
+
+        Args:
+            place: what was planned for them, with labels and custom resources.
+        """
+        self._place = place
         self._thread.start()
         self._expect(-1, self.config.start_timeout_s, "loading the model")
         return self._wait()
+
+    def nodes(self) -> set[str]:
+        """Ids of the nodes on which the workers lie; a worker that is lost ends the run, and no other takes its place."""
+        return ray.get(self._buffer.nodes.remote(), timeout=self.config.step_timeout_s)
 
     def poll(self, timeout_s: float = 0.5) -> dict[str, Any] | None:
         """What came of a command once it is done, None after `timeout_s` seconds without an answer."""
@@ -85,8 +125,9 @@ class WorkerGroup:
             except RayError as error:
                 raise SquallError(f"learner: the rollout buffer is gone while {phase}: {cause(error)}") from error
         if self._failure is not None:
-            raise SquallError(f"learner failed while {phase}: {cause(self._failure)}; see "
-                              f"{self._run_path}/logs/learner-*.log") from self._failure
+            kind = LearnerLost if was_lost(self._failure) or self._lost_a_node() else SquallError
+            raise kind(f"learner failed while {phase}: {cause(self._failure)}; see {self._run_path}/logs/learner-*.log, or "
+                       "Ray's logs of its node") from self._failure
         if time.monotonic() > deadline:
             raise SquallError(f"learner: no answer in time while {phase}; see {self._run_path}/logs/learner-*.log, or raise "
                               "learner.step_timeout_s or learner.start_timeout_s")
@@ -122,6 +163,7 @@ class WorkerGroup:
                 ray.get(self._buffer.put.remote(self._index, None), timeout=10)
                 self._thread.join(timeout=60)
         ray.kill(self._buffer)
+        self._files.close()
 
     def _expect(self, index: int, timeout_s: float, phase: str) -> None:
         self._awaited = (self._buffer.result.remote(index), phase, time.monotonic() + timeout_s)
@@ -134,15 +176,33 @@ class WorkerGroup:
     def _fit(self) -> None:
         from ray.train import FailureConfig, RunConfig, ScalingConfig
 
-        resources = {"CPU": self.config.cpus} | ({"GPU": self.config.gpus} if self.config.gpus else {})
+        place = self._place or Demand("learner worker", self.config.workers, self.config.cpus, self.config.gpus)
         trainer = trainer_class()(
             self._loop, train_loop_config=self._loop_config,
             scaling_config=ScalingConfig(num_workers=self.config.workers, use_gpu=self.config.gpus > 0,
-                                         resources_per_worker=resources),
-            run_config=RunConfig(name="learner", storage_path=str(self._run_path.resolve()),
+                                         resources_per_worker=place.amounts, placement_strategy="PACK",
+                                         label_selector=dict(place.labels) or None),
+            run_config=RunConfig(name="learner", storage_path=str(self._storage()),
                                  failure_config=FailureConfig(max_failures=0)),
         )
         try:
             trainer.fit()
         except BaseException as error:  # handed to the driver's thread, which raises it
             self._failure = error
+
+    def _lost_a_node(self) -> bool:
+        """Whether a node with a worker has gone. The others' collective fails before Ray notices that."""
+        if len(nodes := self.nodes()) < 2:
+            return False
+        deadline = time.monotonic() + NODE_LOSS_S
+        while time.monotonic() < deadline:
+            if nodes - {node["NodeID"] for node in ray.nodes() if node["Alive"]}:
+                return True
+            time.sleep(1.0)
+        return False
+
+    def _storage(self) -> Path:
+        """Where Ray Train leaves its mark, on every node with a worker: the run's own folder may not be possible there."""
+        if self._files.keeper is None:
+            return self._run_path.resolve()
+        return Path(tempfile.gettempdir()) / f"squall-train-{os.getuid()}" / f"{self._run_path.name}-{self._files.mark[:8]}"

@@ -326,6 +326,8 @@ class LossTerms:
     importance_capped_tokens: torch.Tensor
     mismatch_sum: torch.Tensor
     """|learner - engine| log-probability over tokens, nats; both under the sampling weights."""
+    mismatch_kl_sum: torch.Tensor
+    """k3 estimate of KL(engine || learner) over tokens, nats; both under the sampling weights."""
     entropy_sum: torch.Tensor
     """-log-probability of the sampled tokens: its mean estimates the entropy on policy."""
     importance_max: torch.Tensor
@@ -374,7 +376,8 @@ def token_loss(
     advantages_B1 = advantages_B.to(ratio_BL)[:, None]
     free_BL = ratio_BL * advantages_B1
     clipped_BL = ratio_BL.clamp(1.0 - config.clip_low, 1.0 + config.clip_high) * advantages_B1
-    raw_weight_BL = torch.exp((old_BL - engine_BL).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO))
+    gap_BL = (old_BL - engine_BL).clamp(-MAX_LOG_RATIO, MAX_LOG_RATIO)
+    raw_weight_BL = torch.exp(gap_BL)
     cap = config.importance_cap
     weight_BL = torch.ones_like(raw_weight_BL) if cap is None else raw_weight_BL.clamp(max=cap)
     x_BL = (reference_BL - lp_BL).clamp(-10.0, 10.0)
@@ -395,6 +398,7 @@ def token_loss(
         importance_sum=total(weight_BL),
         importance_capped_tokens=(mask_BL & (weight_BL < raw_weight_BL)).sum(),
         mismatch_sum=total((old_BL - engine_BL).abs()),
+        mismatch_kl_sum=total(raw_weight_BL - gap_BL - 1.0),
         entropy_sum=total(-lp_BL),
         importance_max=raw_weight_BL.masked_fill(~mask_BL, 0.0).max(),
     )

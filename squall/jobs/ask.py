@@ -14,8 +14,9 @@ from dataclasses import dataclass, replace
 import ray
 from rich.console import Console
 
-from squall.actors.cluster import ResourcePlan, start_ray, stop_ray
+from squall.actors.cluster import start_ray, stop_ray
 from squall.actors.groups import SampledOutcome
+from squall.actors.resources import ResourcePlan
 from squall.actors.sampling import GroupSampler
 from squall.algorithms.accuracy import canonical_answer, majority_answer
 from squall.jobs.console import counted, phase, say

@@ -7,8 +7,9 @@ from contextlib import contextmanager
 
 from rich.console import Console
 
-from squall.actors.cluster import Demand, ResourcePlan, start_ray, stop_ray
+from squall.actors.cluster import start_ray, stop_ray
 from squall.actors.logs import messages_of_ray
+from squall.actors.resources import Demand, ResourcePlan
 from squall.actors.sampling import GroupSampler
 from squall.jobs.console import counted, phase
 

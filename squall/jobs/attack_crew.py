@@ -14,8 +14,9 @@ from rich.console import Console
 from squall.actors.attack_pool import AttackPool, AttackWorkersConfig, Failed
 from squall.actors.attack_tasks import Task
 from squall.actors.attack_worker import Finished
-from squall.actors.cluster import ResourcePlan, start_ray, stop_ray
+from squall.actors.cluster import start_ray, stop_ray
 from squall.actors.logs import messages_of_ray
+from squall.actors.resources import ResourcePlan
 from squall.jobs.console import counted, phase
 from squall.platform.runs import RunDirectory, append_line
 from squall.platform.work_progress import WorkProgress

@@ -15,8 +15,9 @@ import pyarrow as pa
 from rich.console import Console
 
 from squall.actors.clip_attacks import ClipAttackRun, abandoned
-from squall.actors.cluster import ClusterResources, ResourcePlan, start_ray, stop_ray
+from squall.actors.cluster import start_ray, stop_ray
 from squall.actors.logs import messages_of_ray
+from squall.actors.resources import ClusterResources, ResourcePlan
 from squall.actors.victim_ledger import Tally
 from squall.algorithms.statistics import wilson_interval
 from squall.jobs.attack_video_campaign import LEDGER_FILE, Campaign

@@ -10,7 +10,7 @@ from pydantic import Field, StringConstraints, field_validator, model_validator
 from squall.actors.arm_training import TrainingTasksConfig
 from squall.actors.attacker_config import AttackerTrainingConfig, training_demands
 from squall.actors.clip_attacks import ClipAttackersConfig
-from squall.actors.cluster import Demand
+from squall.actors.resources import Demand
 from squall.actors.victim_config import VictimPoolConfig
 from squall.algorithms.classifier_config import FitConfig
 from squall.algorithms.video_attack.config import AttackConfig

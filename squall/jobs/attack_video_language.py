@@ -12,7 +12,8 @@ from pydantic import Field
 from ray.exceptions import RayError
 from rich.console import Console
 
-from squall.actors.cluster import Demand, namespace_for
+from squall.actors.cluster import namespace_for
+from squall.actors.resources import Demand
 from squall.actors.rollout_engine import EngineConfig, RolloutEngine
 from squall.actors.victim_options import OptionsSource, letter_tokens
 from squall.jobs.attack_image_plan import LARGEST_NAME, NAME, short_path

@@ -9,9 +9,10 @@ from pathlib import Path
 
 from rich.console import Console
 
-from squall.actors.cluster import Demand, ResourcePlan, start_ray, stop_ray
+from squall.actors.cluster import start_ray, stop_ray
 from squall.actors.file_corruption import FileOutcome, corrupt_files
 from squall.actors.logs import messages_of_ray
+from squall.actors.resources import Demand, ResourcePlan
 from squall.jobs.console import say
 from squall.jobs.corrupt_config import WritingConfig
 from squall.jobs.corrupt_output import OutputFolder, check_output, corrupt_share, explain_full_disk, stage_seconds

@@ -16,9 +16,9 @@ from typing import Any
 
 from rich.console import Console
 
-from squall.actors.cluster import Demand
 from squall.actors.groups import SampledOutcome
 from squall.actors.judge_config import POLICY
+from squall.actors.resources import Demand
 from squall.actors.sampling import GroupSampler
 from squall.jobs.asking import asking
 from squall.jobs.console import counted, say

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 from rich.console import Console
 
-from squall.actors.cluster import Demand, ResourcePlan
+from squall.actors.resources import Demand, ResourcePlan
 from squall.algorithms.scoring import VOCABULARY_CHUNK
 from squall.platform.budget import (
     DEFAULT_SPEED,

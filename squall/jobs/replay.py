@@ -18,9 +18,10 @@ from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.table import Table
 
-from squall.actors.cluster import ResourcePlan, start_ray, stop_ray
+from squall.actors.cluster import start_ray, stop_ray
 from squall.actors.groups import SamplerConfig
 from squall.actors.learner import Learner
+from squall.actors.resources import ResourcePlan
 from squall.actors.sampling import GroupSampler
 from squall.jobs.rollout_stream import ReplayStream
 from squall.jobs.session import learner_demand, rollout_demands

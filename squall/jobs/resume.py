@@ -22,11 +22,11 @@ from squall.platform.runs import RunDirectory, checkpoint_step, from_here, read_
 SETTINGS = "settings.json"
 OPTIMISER = "learner.optimiser"
 FREE = ("resume", "name", "output", "steps", "max_staleness", "ray_address", "dashboard", "engine", "workers", "tracking",
-        "trace_steps", "max_sampled_groups", "checkpoint_every_steps", "device", "data.decode_threads", "data.prefetch_steps",
-        "learner.workers", "learner.cpus", "learner.threads", "learner.gpus", "learner.tokens_per_microbatch",
-        "learner.shared_prefix", "learner.gradient_checkpointing", "learner.vision_cache_mib",
-        "learner.start_timeout_s", "learner.step_timeout_s", f"{OPTIMISER}.zero_stage",
-        f"{OPTIMISER}.offload_optimiser")
+        "placement", "balance_after_steps", "trace_steps", "max_sampled_groups", "checkpoint_every_steps", "device",
+        "data.decode_threads", "data.prefetch_steps", "learner.workers", "learner.least_workers", "learner.recoveries",
+        "learner.cpus", "learner.threads", "learner.gpus", "learner.tokens_per_microbatch", "learner.shared_prefix",
+        "learner.gradient_checkpointing", "learner.vision_cache_mib", "learner.start_timeout_s",
+        "learner.step_timeout_s", f"{OPTIMISER}.zero_stage", f"{OPTIMISER}.offload_optimiser")
 """Keys that a resumed run may change: where, how fast and how long it runs, what is kept. Others would make it another run."""
 
 

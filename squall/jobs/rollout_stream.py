@@ -12,6 +12,7 @@ import numpy as np
 
 from squall.actors.admission import AdmissionQueue
 from squall.actors.groups import GroupPlan, Prepared, SampledOutcome
+from squall.actors.lost_objects import lost_objects
 from squall.actors.sampling import GroupSampler
 from squall.algorithms.difficulty import Assessment, Decision, assess_answers, decide
 from squall.algorithms.memory import Deferred
@@ -59,10 +60,14 @@ class RolloutStream:
         memory = self._agenda.memory
         return StepBatch([entry.content for entry in settled], {"size": len(memory), **memory.take_counts()})
 
-    def pump(self, timeout_s: float, learning: bool) -> None:
-        """Start what may be started and take in what has come back, waiting up to `timeout_s` seconds for the first."""
+    def launch(self, learning: bool) -> None:
+        """Start what may be started; nothing is waited for, and nothing can fail."""
         while (position := self._queue.launch(learning)) is not None:
             self._sampler.submit(position, self._agenda.plan(position))
+
+    def pump(self, timeout_s: float, learning: bool) -> None:
+        """Start what may be started and take in what has come back, waiting up to `timeout_s` seconds for the first."""
+        self.launch(learning)
         for position, outcome in self._sampler.poll(timeout_s, may_publish=not learning):
             if outcome.failure is not None:
                 self._session.lose(outcome.plan.group_id, outcome.failure)
@@ -99,6 +104,9 @@ class ReplayStream:
         self._step += 1
         return StepBatch([*judged, *left_out])
 
+    def launch(self, learning: bool) -> None:
+        """Nothing is sampled."""
+
     def pump(self, timeout_s: float, learning: bool) -> None:
         """Nothing is sampled."""
 
@@ -126,6 +134,20 @@ def same_clips(group: TrainGroup, prepared: Prepared) -> Mapping[str, Any]:
                             "corruption code has changed",
                             sample_id=sampled.sample.id, reason="clip_changed")
     return prepared.clips
+
+
+def restore_clips(rewards: RewardConfig, batch: StepBatch, sampler: GroupSampler) -> None:
+    """Render those of a step's clips anew that went with their node; groups and answers stay as they are.
+
+    Raises:
+        DataError: one is not the clip any more that the answers are about.
+    """
+    if not (lost := lost_objects(batch.clips)):
+        return
+    groups = [group for group in batch.groups if lost & set(group.scored.sampled.clip_hashes.values())]
+    prepared = sampler.prepare([replay_plan(rewards, group) for group in groups])
+    for group, clips in zip(groups, prepared, strict=True):
+        batch.clips |= same_clips(group, clips)
 
 
 def plan_group(config: TGRPOJobConfig, sample: VideoSample, epoch: int, deferred: Deferred | None = None) -> GroupPlan:

@@ -9,6 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
+from math import isinf
 from pathlib import Path
 from types import TracebackType
 from typing import Any, Self
@@ -16,10 +17,15 @@ from typing import Any, Self
 from pydantic import Field
 from rich.console import Console
 
-from squall.actors.cluster import Demand, ResourcePlan, start_ray, stop_ray
+from squall.actors.cluster import cluster_resources, start_ray, stop_ray
 from squall.actors.gauges import RayGauges
 from squall.actors.logs import messages_of_ray
-from squall.actors.worker_group import WorkerGroup
+from squall.actors.node_checks import Needs, find_problems
+from squall.actors.placement import Placement, PlacementConfig
+from squall.actors.resources import ClusterResources, Demand, ResourcePlan
+from squall.actors.shared_paths import Wanted, check_paths
+from squall.actors.worker_group import LearnerLost, WorkerGroup
+from squall.jobs.drains import Drain, DrainWatch
 from squall.jobs.registry import find_job
 from squall.jobs.report import build_report
 from squall.jobs.resume import (
@@ -33,7 +39,7 @@ from squall.jobs.resume import (
 )
 from squall.platform.checkpoints import seal
 from squall.platform.config import Config, dump_yaml
-from squall.platform.errors import FULL_DISK, ConfigError, SquallError
+from squall.platform.errors import FULL_DISK, ConfigError, Preempted, ResourceError, SquallError
 from squall.platform.hosting import current_host
 from squall.platform.live import LiveFile
 from squall.platform.progress import JobProgress
@@ -63,6 +69,8 @@ class RunSessionConfig(Config):
     """Cluster to join; by default RAY_ADDRESS, else a local one on the loopback interface."""
     dashboard: bool = False
     """Serve Ray's dashboard from a local cluster, on the loopback interface; its address is among the first lines."""
+    placement: PlacementConfig = PlacementConfig()
+    """Nodes of a cluster: which roles go where, how long they may take to come."""
     tracking: TrackingConfig = TrackingConfig()
     """TensorBoard and Weights & Biases."""
 
@@ -101,7 +109,11 @@ class RunSession:
         self._total_steps = total_steps
         self._step_phases: Counter[str] = Counter()
         self._spans: list[Span] = []
-        self._stop_requested = False
+        self._stop_requested = self._save_soon = False
+        self._last_seconds: dict[str, float] = {}
+        self._drains = DrainWatch(set)
+        self._drained: Drain | None = None
+        """The node because of which the run ends."""
         self._began = False
         """Whether the cluster has taken the plan."""
         self._host = current_host()
@@ -145,6 +157,8 @@ class RunSession:
             with suppress(OSError):  # the disk may be full
                 self.run.event("stopped", error=f"{type(error).__name__}: {error}")
         self._stack.close()
+        if isinstance(error, LearnerLost):
+            error.run = self.run.path
         last = self.run.latest_checkpoint()
         if error is not None and not (self._began or self.config.resume or last):  # nothing to keep, and the name stays free
             shutil.rmtree(self.run.path, ignore_errors=True)
@@ -180,8 +194,8 @@ class RunSession:
             if self._stop_requested:
                 raise KeyboardInterrupt
             self._stop_requested = True
-            self.progress.note(f"{signal.Signals(number).name}: stopping after what the learner is doing, with a checkpoint; "
-                               "once more to stop at once")
+            self.progress.note(f"{signal.Signals(number).name}: stopping after what the learner is doing, with a checkpoint"
+                               f"{self._stop_takes()}; once more to stop at once")
 
         before = {number: signal.signal(number, handle) for number in (signal.SIGINT, signal.SIGTERM)}
         try:
@@ -194,10 +208,29 @@ class RunSession:
         """Raise StopRequested after a first Ctrl-C or SIGTERM. Call it where nothing would be lost."""
         if self._stop_requested or self._host.stop.is_set():
             raise StopRequested
+        for drain in self._drains.look():
+            ends = "the run ends with a checkpoint" if drain.needed else "the run goes on, with a checkpoint after this step"
+            self.progress.note(f"{drain.sentence}; {ends}{self._stop_takes()}")
+            self.run.event("draining", node=drain.node, seconds_left=None if isinf(drain.left_s) else round(drain.left_s, 1),
+                           needed=drain.needed)
+            self._save_soon = True
+            if drain.needed:
+                self._drained = drain
+        if self._drained is not None:
+            raise StopRequested
+
+    def _stop_takes(self) -> str:
+        """How long it may take until a checkpoint is there, by how long the last step and checkpoint took."""
+        parts = {name: self._last_seconds[name] for name in ("learn", "sync", "checkpoint") if name in self._last_seconds}
+        if not parts:
+            return ""
+        return f", within some {sum(parts.values()):.0f} s ({', '.join(f'{name} {s:.1f} s' for name, s in parts.items())})"
 
     @contextmanager
     def stops_well(self, learner: WorkerGroup | None, state: Callable[[], Mapping[str, Any]]) -> Iterator[None]:
         """Inside the block StopRequested ends the run with a checkpoint and the command to resume it."""
+        if learner is not None:
+            self._drains = DrainWatch(learner.nodes)
         try:
             with self._signals_handled():
                 yield
@@ -205,6 +238,10 @@ class RunSession:
             self.save(learner, state())
             self._note_workers(self.steps_done)
             self.run.event("interrupted", step=self.steps_done)
+            if self._drained is not None:
+                kept = "with a checkpoint" if self.run.latest_checkpoint() else "with nothing to keep yet: start it again"
+                raise Preempted(f"{self._drained.sentence}; stopped after step {self.steps_done} of {self._total_steps}, "
+                                f"{kept}") from None
             self.progress.note(f"stopped after step {self.steps_done} of {self._total_steps}; resume with: "
                                f"{resume_command(self.job.name, self.run)}")
         except SquallError:
@@ -234,13 +271,14 @@ class RunSession:
     def save_if_due(self, learner: WorkerGroup | None, state: Mapping[str, Any]) -> None:
         """End a step: write a checkpoint after the last one, and every `checkpoint_every_steps`."""
         every = self.config.checkpoint_every_steps
-        if self.steps_done == self._total_steps or (every and self.steps_done % every == 0):
+        if self.steps_done == self._total_steps or self._save_soon or (every and self.steps_done % every == 0):
+            self._save_soon = False
             self.save(learner, state)
         self._host.settled()
 
-    def start(self, demands: Sequence[Demand], lines: Sequence[str]) -> None:
+    def start(self, demands: Sequence[Demand], lines: Sequence[str], needs: Needs | None = None) -> None:
         """Write and show the plan, join or start the cluster, and refuse a plan that it cannot hold."""
-        plan = ResourcePlan(tuple(demands))
+        plan = ResourcePlan(tuple(self.config.placement.tie(demands)))
         text = "\n".join([*lines, *plan.lines()])
         self.run.write_plan(text + "\n")
         self.progress.note(f"run directory {self.run.path}")
@@ -250,7 +288,10 @@ class RunSession:
             cluster = start_ray(self.config.ray_address, dashboard=self.config.dashboard)
             self._stack.callback(stop_ray)
             self._stack.enter_context(messages_of_ray(self._log("ray")))
-            plan.check(cluster)
+            self._reserve(plan, cluster)
+            self._check_nodes(needs or Needs())
+            if len((nodes := cluster_resources()).nodes) > 1:
+                check_paths(nodes, plan, self._read_on_nodes(), self.config.placement.node_timeout_s)
         self._began = True
         if self._remote is not None:
             self._remote.start(self.run.path)
@@ -268,6 +309,30 @@ class RunSession:
             self.progress.note(f"resumed from {start}: {done}")
         self._stack.callback(self.tracker.close)
 
+    def _reserve(self, plan: ResourcePlan, cluster: ClusterResources) -> None:
+        """Reserve a place for every actor; of workers that may be fewer, say how many there are."""
+        self.placement = Placement(self.run.name)
+        self._stack.callback(self.placement.remove)
+        found = self.placement.reserve(plan, cluster, self.config.placement.timeout_s, self.progress.note)
+        for asked, got in zip(plan.demands, found.demands, strict=True):
+            if got.count < asked.count:
+                self.progress.note(f"{got.role}: {got.count} of {asked.count}, for which the cluster has room")
+                self.run.event("fewer_workers", role=got.role, count=got.count, wanted=asked.count)
+
+    def _read_on_nodes(self) -> Wanted:
+        """Files that actors read on their own nodes."""
+        return {}
+
+    def _check_nodes(self, needs: Needs) -> None:
+        """Refuse nodes on which the run would fail later; of a cluster of this process's own, say what may be slow."""
+        cluster = cluster_resources()
+        found = find_problems(cluster, self.placement, self.config.placement, needs, self.run.path.absolute())
+        if found and not cluster.started_here:
+            more = f" ({len(found) - 1} more: {'; '.join(found[1:3])})" if len(found) > 1 else ""
+            raise ResourceError(found[0] + more)
+        for problem in found:
+            self.progress.note(problem)
+
     def _on_phase(self, phase: str) -> None:
         self.gauges.phase(phase)
         self.live.phase(phase)
@@ -275,6 +340,10 @@ class RunSession:
     def _on_state(self, worker: str, state: str) -> None:
         self.gauges.state(worker, state)
         self.live.state(worker, state)
+
+    def _on_wait(self, text: str) -> None:
+        self.progress.note(text)
+        self.run.event("waiting", message=text)
 
     @contextmanager
     def phase(self, name: str) -> Iterator[None]:
@@ -285,6 +354,7 @@ class RunSession:
         elapsed = time.monotonic() - started
         self._spans.append(Span("driver", name, began, began + elapsed))
         self.seconds[name] += elapsed
+        self._last_seconds[name] = elapsed
         self._step_phases[name] += elapsed
 
     def write_results(self, results: dict[str, Any]) -> Path:

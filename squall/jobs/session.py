@@ -9,16 +9,18 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from pydantic import model_validator
+from pydantic import Field, model_validator
 
-from squall.actors.cluster import Demand
 from squall.actors.engine_config import EngineActorsConfig
 from squall.actors.groups import GroupPlan, SamplerConfig, WorkersConfig
 from squall.actors.judge_config import JudgeConfig
 from squall.actors.learner import Learner, LearnerConfig, Objective
+from squall.actors.placement import LEARNER
+from squall.actors.resources import Demand
 from squall.actors.reward_worker import Failure
 from squall.actors.rollout_engine import EngineConfig
 from squall.actors.sampling import GroupSampler
+from squall.actors.shared_paths import Wanted
 from squall.actors.timeline import actor_spans
 from squall.actors.weight_transfer import EngineFleet
 from squall.algorithms.corruption import STANDARD_KINDS, CorruptionSpec, Mixture
@@ -33,7 +35,7 @@ from squall.platform.manifest import Manifest, load_manifest
 from squall.platform.models import ModelConfig, resolve_model_path
 from squall.platform.progress import print_results
 from squall.platform.prompts import prompt_template
-from squall.platform.report.status import bound
+from squall.platform.report import balance
 from squall.platform.runs import append_line, to_json
 from squall.platform.store import RolloutStore
 from squall.platform.trace import Span, write_trace
@@ -95,6 +97,8 @@ class SessionConfig(RunSessionConfig):
     """vLLM rollout engines."""
     workers: WorkersConfig = WorkersConfig()
     """Corruption and reward workers."""
+    balance_after_steps: int = Field(10, ge=0)
+    """Say after so many steps of a run, and at its end, what bounds a step and what to change; 0 says it at the end alone."""
 
 
 def refuse_sharded_adapters(model: ModelConfig, learner: LearnerConfig) -> None:
@@ -121,6 +125,10 @@ class Session(RunSession):
         self.store = RolloutStore(self.run.rollouts)
         self._step_started = time.monotonic()
         self._reasons_told: set[str] = set()
+        self._learner_size: dict[str, int] = {}
+        """What differs from the configuration where there is no room for all workers."""
+        self._steps_here = 0
+        """Steps that this process has taken; before a resumption there may have been others, on other nodes."""
 
     def _own_point(self) -> ResumePoint:
         return find_sampling_point(self.run) if getattr(self.config, "rollouts_only", False) else super()._own_point()
@@ -150,6 +158,13 @@ class Session(RunSession):
                                f"report; the first: {self.manifest.rejected[0].message}")
         return self
 
+    def _read_on_nodes(self) -> Wanted:
+        """The model, where it is a folder, and some clips: all would take long, and they usually lie in one place."""
+        samples, model = self.manifest.samples, Path(self.model_path)
+        some = [Path(samples[place].media).absolute() for place in {0, len(samples) // 2, len(samples) - 1}]
+        models = {"model.path": [model.absolute()]} if model.is_dir() else {}
+        return {"corruption worker": {"data.train": some}, "engine": models, LEARNER: models}
+
     def start_sampler(self, rewards: RewardConfig, engines: bool = True, judge: JudgeConfig | None = None,
                       needs_judge: bool = False) -> GroupSampler:
         """Start corruption workers, reward workers and engines; without `engines` the corruption workers alone."""
@@ -160,7 +175,7 @@ class Session(RunSession):
                 workers=config.workers, frames=config.data.frames, cache=config.data.cache,
                 prompt_template=config.data.prompt_template, rewards=rewards, judge=judge or JudgeConfig(),
                 ledger=self.run.path.absolute() / "judge.sqlite", needs_judge=needs_judge, logs=self.run.logs),
-                on_state=self._on_state)
+                on_state=self._on_state, placement=self.placement, on_wait=self._on_wait)
             self._stack.callback(sampler.stop)
             sampler.start(engines)
         self.sampler = sampler
@@ -170,6 +185,10 @@ class Session(RunSession):
                       rewards: RewardConfig | None = None, temperature: float = 1.0) -> Learner:
         """Start the Ray Train workers and wait until they hold the model."""
         with self.phase("learner"):
+            place = self.placement.give_back(LEARNER)
+            if place is not None and place.count < learner.workers:
+                self._learner_size = {"workers": place.count}
+                learner = learner.model_copy(update=self._learner_size)
             model = self.config.model.model_copy(update={"path": self.model_path})  # workers run in other directories
             engine = self.config.engine
             fleet = EngineFleet(self.sampler.engines, engine.tensor_parallel_size, model.train_vision, engine.request_timeout_s)
@@ -177,7 +196,7 @@ class Session(RunSession):
                              rewards=rewards, temperature=temperature, seed=self.config.seed, fleet=fleet,
                              weight_transfer=engine.weight_transfer, resume=self.resumed.checkpoint)
             self._stack.callback(handle.stop)
-            handle.start()
+            handle.start(place)
             self.sampler.connect(handle.publish)
             if self.resumed.checkpoint and self.sampler.engines:
                 self.sampler.update_weights(self.steps_done)
@@ -215,8 +234,19 @@ class Session(RunSession):
                 self.drop(name.removeprefix("dropped/"), int(value))
         self.steps_done = step
         self.progress.step(step, metrics)
+        self._steps_here += 1
+        if self._steps_here == self.config.balance_after_steps and step < self._total_steps:
+            for line in self._balance():
+                self.progress.note(line)
         if step in self.config.trace_steps:
             self._write_trace(step, learner_spans)
+
+    def _balance(self) -> list[str]:
+        """What bounds a step, by the steps that this process took."""
+        rows = [row for row in read_metrics(self.run.metrics) if "seconds_per_step" in row]
+        settings = self.config.model_dump(mode="json")
+        settings.get("learner", {}).update(self._learner_size)
+        return list(balance.lines(rows[-self._steps_here:] if self._steps_here else [], settings))
 
     def _note_workers(self, step: int) -> None:
         for change in self.sampler.take_changes():
@@ -294,8 +324,8 @@ class Session(RunSession):
         page = self.write_results(results)
         if before is not None and after is not None:
             print_results(results, self.console)
-        if bounded := bound(read_metrics(self.run.metrics), getattr(self.config, "max_staleness", 0)):
-            self.console.print(bounded, soft_wrap=True, highlight=False)
+        for line in self._balance():
+            self.console.print(line, soft_wrap=True, highlight=False)
         self.console.print(f"report: {page}", soft_wrap=True)
         return results
 
@@ -316,4 +346,4 @@ def judge_demand(judge: JudgeConfig) -> Demand:
 
 def learner_demand(learner: LearnerConfig) -> Demand:
     """What the learner's Ray Train workers reserve on the cluster."""
-    return Demand("learner worker", learner.workers, learner.cpus, learner.gpus)
+    return Demand(LEARNER, learner.workers, learner.cpus, learner.gpus, least=learner.least_workers)

@@ -13,13 +13,15 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from squall.actors.cluster import Demand
 from squall.actors.groups import GroupPlan, Prepared
 from squall.actors.learner import Learner, LearnerConfig
+from squall.actors.resources import Demand
 from squall.actors.rollout_buffer import TrainBatch, TrainSequence
 from squall.actors.sampling import GroupSampler
 from squall.algorithms.rewards import RewardConfig
 from squall.jobs import heldout
+from squall.jobs.node_needs import needs_of
+from squall.jobs.recovery import recovering
 from squall.jobs.session import (
     CorruptionConfig,
     Session,
@@ -63,17 +65,17 @@ class SFTJobConfig(SessionConfig):
 
 def run(config: SFTJobConfig) -> int:
     """Train on the manifest's traces, evaluate before and after, write the run directory."""
-    train(config)
+    recovering(train, config, config.learner.recoveries)
     return 0
 
 
 def train(config: SFTJobConfig) -> Path:
-    """As `run`; returns the last checkpoint."""
+    """As `run`, until the learner is lost; returns the last checkpoint."""
     with Session(config, "train sft", config.steps) as session:
         kinds = tuple((config.corruption or config.heldout_corruption).kinds)
         questions = session.questions(config.evaluation, kinds)
         stream = TargetStream(config, session.manifest, session.model_path, session.resumed.state.get("cursor", 0))
-        session.start(demands(config), plan(config))
+        session.start(demands(config), plan(config), needs_of(config, 2 * config.samples_per_step, hands_over=bool(questions)))
         sampler = session.start_sampler(RewardConfig(), engines=bool(questions))
         learner = session.start_learner(config.learner, "sft")
         with session.stops_well(learner, stream.state):

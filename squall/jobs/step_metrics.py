@@ -73,7 +73,8 @@ def learner_metrics(result: Mapping[str, Any]) -> dict[str, float]:
     """What the learner reports of a step, under the names that tracker and report use."""
     return {
         "loss": result["loss"], "kl": result["kl"], "clip_fraction": result["clipped_tokens"],
-        "ratio": result["ratio"], "entropy": result["entropy"], "mismatch/abs_logprob": result["mismatch"],
+        "ratio": result["ratio"], "entropy": result["entropy"],
+        "mismatch/abs_logprob": result["mismatch"], "mismatch/kl": result["mismatch_kl"],
         "tis/mean": result["importance"], "tis/max": result["importance_max"],
         "tis/capped": result["importance_capped_tokens"], "learning_rate": result["learning_rate"],
         "grad_norm": result["grad_norm"], "tokens": result["tokens"],

@@ -12,16 +12,18 @@ from typing import Any
 
 from pydantic import Field, model_validator
 
-from squall.actors.cluster import Demand
 from squall.actors.judge_config import POLICY, JudgeConfig
 from squall.actors.learner import Learner, LearnerConfig
+from squall.actors.resources import Demand
 from squall.actors.sampling import GroupSampler
 from squall.algorithms.difficulty import Decision, DifficultyConfig
 from squall.algorithms.rewards import RewardConfig
 from squall.algorithms.tgrpo import TGRPOConfig, preset
 from squall.jobs import heldout
+from squall.jobs.node_needs import needs_of
 from squall.jobs.planning import budget_lines, show_plan
-from squall.jobs.rollout_stream import ReplayStream, RolloutStream, StepBatch
+from squall.jobs.recovery import recovering
+from squall.jobs.rollout_stream import ReplayStream, RolloutStream, StepBatch, restore_clips
 from squall.jobs.session import (
     CorruptionConfig,
     Session,
@@ -146,6 +148,11 @@ class TGRPOJobConfig(SessionConfig):
 
 def run(config: TGRPOJobConfig) -> int:
     """Train, evaluate before and after, and write the run directory. Returns the exit status."""
+    return recovering(train, config, config.learner.recoveries)
+
+
+def train(config: TGRPOJobConfig) -> int:
+    """As `run`, until the learner is lost."""
     sampling, learning = config.learn_only is None, not config.rollouts_only
     if config.plan:
         return show_plan(config, plan(config), demands(config))
@@ -153,7 +160,8 @@ def run(config: TGRPOJobConfig) -> int:
         config.judge.read_key()  # refused before anything is there
     with Session(config, "train tgrpo", config.steps) as session:
         questions = session.questions(config.evaluation, tuple(config.corruption.kinds)) if sampling and learning else []
-        session.start(demands(config), plan(config))
+        waiting = (config.max_staleness + 1) * config.groups_per_step
+        session.start(demands(config), plan(config), needs_of(config, waiting, hands_over=sampling and learning))
         sampler = session.start_sampler(config.rewards, engines=sampling, judge=config.judge, needs_judge=config.needs_judge)
         learner = None
         if learning:
@@ -187,6 +195,7 @@ def train_step(config: TGRPOJobConfig, session: Session, stream: RolloutStream |
             with session.phase("sleep"):
                 sampler.sleep()
         with session.phase("learn"):
+            restore_clips(config.rewards, batch, sampler)
             learner.begin(train_batch(config, step, batch.groups, batch.clips))
             while (learned := learner.poll(POLL_S)) is None:
                 stream.pump(0.0, learning=True)
@@ -194,7 +203,8 @@ def train_step(config: TGRPOJobConfig, session: Session, stream: RolloutStream |
             batch.groups = with_consistency(config.rewards, batch.groups, result)
         if sampler.engines:
             with session.phase("sync"):
-                sampler.update_weights(step + 1)
+                sampler.update_weights(step + 1, meanwhile=lambda: stream.pump(0.0, learning=True))
+    stream.launch(learning=False)  # so that engines answer while this step is written down
     with session.phase("record"):
         session.store.write(step, batch.groups, [(reason, group.scored) for reason, group in batch.dropped])
         session.consume(step, batch.outcomes)

@@ -20,7 +20,8 @@ from rich.text import Text
 from squall.platform.config import Config, read_yaml
 from squall.platform.live import read_live
 from squall.platform.progress import clock
-from squall.platform.report.status import RunStatus, bound, run_status
+from squall.platform.report.balance import lines
+from squall.platform.report.status import RunStatus, run_status
 from squall.platform.runs import RunDirectory
 from squall.platform.tracking import read_metrics
 
@@ -68,8 +69,7 @@ def view(run: RunDirectory, width: int) -> RenderableType:
     parts: list[RenderableType] = [head(status, now, steps, settings.get("steps")), Text()]
     if steps:
         parts += [curves(steps, max(10, width - 44)), Text(), times(steps), Text(), *kinds(steps)]
-        if hint := bound(steps, settings.get("max_staleness", 0)):
-            parts += [Text(hint, "dim"), Text()]
+        parts += [*(Text(line, "dim") for line in lines(steps, settings)), Text()]
     parts += [workers(now if status.state == "running" else {}), losses(rows), Text(f"last event: {status.last_event}", "dim")]
     return Panel(Group(*parts), title=Text(f"{settings.get('job', '')} {run.name}".strip(), "bold"), border_style="blue")
 

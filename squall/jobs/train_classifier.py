@@ -15,7 +15,8 @@ from typing import TYPE_CHECKING, Any
 from pydantic import model_validator
 
 from squall.actors.classifier_loop import ClassifierLearner, ClassifierWorkersConfig, SteppedLearner
-from squall.actors.cluster import Demand
+from squall.actors.placement import LEARNER
+from squall.actors.resources import Demand
 from squall.algorithms.classifier_config import FitConfig
 from squall.algorithms.classifier_fit import method_name
 from squall.algorithms.classifier_training import check_images
@@ -82,7 +83,7 @@ def train(config: TrainClassifierConfig) -> Path:
 def demands(config: TrainClassifierConfig) -> list[Demand]:
     """What a run reserves on the cluster."""
     learner = config.learner
-    return [Demand("learner worker", learner.workers, learner.cpus, learner.gpus)]
+    return [Demand(LEARNER, learner.workers, learner.cpus, learner.gpus)]
 
 
 def steps(config: TrainClassifierConfig) -> int:
@@ -142,7 +143,7 @@ def start_learner(session: RunSession, config: TrainClassifierConfig, images: Im
     with session.phase("learner"):
         learner = ClassifierLearner(config.learner, config, images, test, session.run.path, resume=session.resumed.checkpoint)
         session.callback(learner.stop)
-        facts = learner.start()
+        facts = learner.start(session.placement.give_back(LEARNER))
     session.progress.note(f"training on {facts['device']}")
     return learner
 

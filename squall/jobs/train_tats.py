@@ -13,9 +13,10 @@ from contextlib import ExitStack
 
 from rich.console import Console
 
-from squall.actors.cluster import ClusterResources, ResourcePlan, start_ray, stop_ray
+from squall.actors.cluster import start_ray, stop_ray
 from squall.actors.gauges import RayGauges
 from squall.actors.logs import messages_of_ray
+from squall.actors.resources import ClusterResources, ResourcePlan
 from squall.jobs.console import phase, say
 from squall.jobs.resume import check_settings, resumable
 from squall.jobs.tats_card import build_tats_card, say_tats_card

@@ -9,8 +9,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, StringConstraints, field_validator, model_validator
 
-from squall.actors.cluster import Demand
 from squall.actors.masked_video_loop import MaskedVideoWorkersConfig
+from squall.actors.resources import Demand
 from squall.algorithms.masked_video.samplers.config import SamplerConfig
 from squall.algorithms.masked_video.training_config import MaskedVideoConfig
 from squall.jobs.attack_image_plan import LARGEST_NAME, NAME

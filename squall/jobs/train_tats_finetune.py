@@ -13,7 +13,8 @@ from pydantic import Field, model_validator
 
 from squall.actors.classifier_loop import ClassifierWorkersConfig
 from squall.actors.clip_sources import make_clip_source
-from squall.actors.cluster import Demand
+from squall.actors.placement import LEARNER
+from squall.actors.resources import Demand
 from squall.actors.video_encoder_files import encoder_config
 from squall.actors.video_finetune_loop import FinetuneLearner, FinetuneTask, TestViewsConfig
 from squall.algorithms.masked_video.finetune_config import FinetuneConfig
@@ -88,7 +89,7 @@ def prepare(config: TatsFinetuneConfig) -> FinetuneTask:
 def demands(config: TatsFinetuneConfig) -> list[Demand]:
     """What a run reserves on the cluster."""
     learner = config.learner
-    return [Demand("learner worker", learner.workers, learner.cpus, learner.gpus)]
+    return [Demand(LEARNER, learner.workers, learner.cpus, learner.gpus)]
 
 
 def steps(config: TatsFinetuneConfig) -> int:
@@ -123,7 +124,7 @@ def start_learner(session: RunSession, config: TatsFinetuneConfig, task: Finetun
     with session.phase("learner"):
         learner = FinetuneLearner(config.learner, config, task, session.run.path, resume=session.resumed.checkpoint)
         session.callback(learner.stop)
-        facts = learner.start()
+        facts = learner.start(session.placement.give_back(LEARNER))
     session.progress.note(f"training on {facts['device']}")
     return learner
 

@@ -13,7 +13,8 @@ from dataclasses import replace
 from rich.console import Console
 
 from squall.actors.arm_training import Trained, train_all
-from squall.actors.cluster import Demand, ResourcePlan, start_ray, stop_ray
+from squall.actors.cluster import start_ray, stop_ray
+from squall.actors.resources import Demand, ResourcePlan
 from squall.jobs.attack_card import build_attack_card, standings_of
 from squall.jobs.attack_image_plan import AttackPlan
 from squall.jobs.attack_image_plan import prepare as prepare_attack

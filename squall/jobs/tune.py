@@ -14,8 +14,9 @@ from typing import Any, Literal
 import yaml
 from pydantic import ConfigDict, Field, model_validator
 
-from squall.actors.cluster import ResourcePlan, start_ray, stop_ray
+from squall.actors.cluster import start_ray, stop_ray
 from squall.actors.logs import messages_of_ray
+from squall.actors.resources import ResourcePlan
 from squall.jobs.ablation import ROW, Row, entries, row_values, show_rows
 from squall.jobs.registry import Job, find_job
 from squall.jobs.search_space import as_grid, examples, parse_space, size_of_grid

@@ -5,13 +5,16 @@ from __future__ import annotations
 import difflib
 import errno
 from collections.abc import Iterable
+from typing import ClassVar
 
 FULL_DISK = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 """Numbers of the OSErrors that say there is no room for a file."""
 
 
 class SquallError(Exception):
-    """Something the user can mend. The command line prints it as one line and exits with status 2."""
+    """Something the user can mend. The command line prints it as one line and exits with `status`."""
+
+    status: ClassVar[int] = 2
 
 
 class ConfigError(SquallError):
@@ -29,6 +32,13 @@ class DataError(SquallError):
 
     def __reduce__(self):  # exceptions with keyword arguments do not survive pickling between actors by themselves
         return _rebuild_data_error, (type(self), str(self), self.sample_id, self.reason)
+
+
+class Preempted(SquallError):
+    """A node goes, and the run has written a checkpoint: the same command with --resume goes on."""
+
+    status = 75
+    """EX_TEMPFAIL of sysexits.h: a RayJob's backoffLimit or a script may start it again."""
 
 
 class ResourceError(SquallError):

@@ -255,7 +255,12 @@ def provenance(seed: int) -> dict[str, Any]:
 
 def utc_now() -> str:
     """The time in UTC as ISO 8601 with milliseconds, such as ``2026-01-31T12:00:00.000Z``."""
-    return datetime.now(UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+    return utc_time(datetime.now(UTC).timestamp())
+
+
+def utc_time(seconds: float) -> str:
+    """A time in seconds since the epoch, as `utc_now` writes it."""
+    return datetime.fromtimestamp(seconds, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def to_json(value: Any, *, indent: int | None = None) -> str:

@@ -198,8 +198,9 @@ def _corruption_columns(spec: CorruptionSpec | None) -> dict[str, Any]:
 def _rollout_columns(rollout: Rollout) -> dict[str, Any]:
     columns = {name: getattr(rollout, name) for name in
                ("attempt_id", "clip_hash", "index", "text", "token_ids", "logprobs", "weight_version", "finish_reason")}
-    sampling = asdict(rollout.sampling)
-    return columns | {"branch": str(rollout.branch), "sampling_seed": sampling.pop("seed"), **sampling}
+    sampling = rollout.sampling
+    return columns | {"branch": str(rollout.branch), "temperature": sampling.temperature, "top_p": sampling.top_p,
+                      "max_tokens": sampling.max_tokens, "sampling_seed": sampling.seed}
 
 
 def _group(rows: list[dict[str, Any]]) -> TrainGroup:

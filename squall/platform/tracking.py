@@ -39,6 +39,8 @@ class GaugeSink(Protocol):
 
     def set(self, name: str, value: float) -> None: ...
 
+    def close(self) -> None: ...
+
 
 class Tracker:
     """Gives the same numbers to every sink. Names look like ``accuracy/corrupted``."""
@@ -60,7 +62,7 @@ class Tracker:
 
     def close(self) -> None:
         """Flush and close every sink."""
-        for sink in self._sinks:
+        for sink in (*self._sinks, *self._gauges):
             sink.close()
 
 

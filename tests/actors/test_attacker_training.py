@@ -32,8 +32,8 @@ from squall.actors.attacker_training import (
     training_demands,
 )
 from squall.actors.attackers import about_attacker, load_attacker
-from squall.actors.cluster import Demand
 from squall.actors.query_ledger import QueryLedger
+from squall.actors.resources import Demand
 from squall.actors.victim_core import PROBE
 from squall.actors.victim_pool import VictimPool, VictimPoolConfig
 from squall.algorithms.video_attack.config import AttackConfig

@@ -8,7 +8,8 @@ import pytest
 import ray
 
 from squall.actors import cluster
-from squall.actors.cluster import ClusterResources, Demand, ResourcePlan, namespace_for, set_threads
+from squall.actors.cluster import namespace_for, set_threads
+from squall.actors.resources import ClusterResources, Demand, ResourcePlan
 from squall.platform.errors import ResourceError, SquallError
 
 PLAN = ResourcePlan((Demand("engine", 2, 1.0), Demand("learner worker", 1, 1.5)))

@@ -190,11 +190,11 @@ def test_two_sharded_workers_hand_their_weights_to_an_engine(batch: TrainBatch, 
         request = GenerateRequest(batch.sequences[0].prompt, "s", "s#0", Branch.CLEAN, 1, SamplingSpec(0.0, 1.0, 8, 0))
         before = ray.get(engine.generate.remote(request, clip), timeout=60)[0]
         learner.step(batch)
-        assert learner.publish(1) == []
+        assert learner.publish(1) == {}
         after = ray.get(engine.generate.remote(request, clip), timeout=60)[0]
         assert (before.weight_version, after.weight_version) == (0, 1)
         assert after.logprobs != before.logprobs
-        assert learner.publish(2, reconnect=True) == []
+        assert learner.publish(2, reconnect=True) == {}
     finally:
         learner.stop()
         fleet.aim(0)

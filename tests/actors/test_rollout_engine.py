@@ -8,6 +8,7 @@ import pytest
 import ray
 import torch
 
+from squall.actors import weight_transfer
 from squall.actors.rollout_engine import GenerateRequest
 from squall.actors.weight_transfer import PREFIX, SHARED_MEMORY, EngineFleet, open_sender
 from squall.platform.errors import DataError
@@ -117,7 +118,7 @@ def test_new_weights_change_what_is_sampled_and_old_ones_bring_it_back(engine, r
         fleet.aim(version)
         running = engine.generate.remote(request("running", n=8, sampling=SamplingSpec(max_tokens=64, seed=2)), clip)
         open_sender("shared_memory", 0, fleet, weights.items()).send_weights()
-        assert fleet.lost == [] and not list(SHARED_MEMORY.glob(f"{PREFIX}{os.getuid()}-{os.getpid()}-*"))
+        assert fleet.lost == {} and not list(SHARED_MEMORY.glob(f"{PREFIX}{os.getuid()}-{os.getpid()}-*"))
         assert ray.get(engine.weight_version.remote()) == version
         assert {rollout.weight_version for rollout in ray.get(running)} <= {0, 7}  # each answer is of one version
         seen.append(ask(engine, clip)[0])
@@ -128,10 +129,24 @@ def test_new_weights_change_what_is_sampled_and_old_ones_bring_it_back(engine, r
     assert seen[1].logprobs == pytest.approx(before.logprobs, abs=1e-5)
 
 
-def test_weights_that_are_not_on_this_node_are_refused(engine):
-    with pytest.raises(Exception, match="are not on this engine's node"):
-        ray.get(engine.update_weights.remote({"path": "/nowhere/weights.safetensors"}), timeout=30)
-    assert ray.get(engine.weight_version.remote()) == 0
+def test_weights_of_another_nodes_learner_come_in_pieces_through_the_object_store(engine, random_clip, policy_dir: Path,
+                                                                                  monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(weight_transfer, "PIECE_BYTES", 1 << 20)
+    clip, original = ray.put(random_clip(8)), load_policy(str(policy_dir)).state_dict()
+    before, seen = ask(engine, clip)[0], []
+    for version, weights in ((7, {name: 1.05 * tensor for name, tensor in original.items()}), (0, original)):
+        path = weight_transfer.write_weights(weights, version)
+        pieces = weight_transfer.cut(path)
+        path.unlink()
+        assert len(pieces) > 3
+        ray.get(engine.start_weight_update.remote())
+        ray.get(engine.update_weights.remote({"path": str(path), "pieces": pieces}), timeout=60)
+        ray.get(engine.finish_weight_update.remote(version, True))
+        assert not list(SHARED_MEMORY.glob(f"*{path.name.rpartition('-')[2]}*"))
+        seen.append(ask(engine, clip)[0])
+    assert [rollout.weight_version for rollout in seen] == [7, 0]
+    assert abs(sum(seen[0].logprobs) - sum(before.logprobs)) > 1e-2
+    assert seen[1].token_ids == before.token_ids and seen[1].logprobs == pytest.approx(before.logprobs, abs=1e-5)
 
 
 def test_an_engine_asleep_holds_questions_back_until_it_has_new_weights(engine, random_clip, policy_dir: Path):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import os
 import signal
 import time
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -13,9 +14,12 @@ import pytest
 import ray
 from ray.exceptions import RayActorError
 
-from squall.actors.groups import GroupPlan, SamplerConfig, WorkersConfig
+from squall.actors.engine_config import EngineActorsConfig
+from squall.actors.groups import GroupPlan, SampledOutcome, SamplerConfig, Work, WorkersConfig
 from squall.actors.judge_config import JudgeConfig
-from squall.actors.rollout_engine import EngineConfig
+from squall.actors.placement import Placement
+from squall.actors.resources import Demand, ResourcePlan
+from squall.actors.rollout_engine import EngineConfig, GenerateRequest
 from squall.actors.sampling import GroupSampler
 from squall.actors.weight_transfer import EngineFleet, open_sender
 from squall.algorithms.corruption import make_spec
@@ -24,7 +28,7 @@ from squall.algorithms.rewards import RewardConfig
 from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
 from squall.platform.manifest import load_manifest
 from squall.platform.models import ModelConfig, load_policy
-from squall.platform.records import Branch, SamplingSpec
+from squall.platform.records import Branch, Clip, Rollout, SamplingSpec
 from squall.platform.video import FrameSampling
 
 pytestmark = pytest.mark.cluster
@@ -128,6 +132,60 @@ def test_a_judge_that_gives_no_verdict_loses_the_group_with_its_reason(sampler: 
     assert plans[5].sample.id in outcome.failure.message and "\n" not in outcome.failure.message
 
 
+@ray.remote
+class NamedEngine:
+    """Answers with the name of its actor."""
+
+    def __init__(self, model_path: str, config: EngineActorsConfig, log: Path | None = None) -> None:
+        self._name = ray.get_runtime_context().get_actor_name()
+
+    def ready(self) -> int:
+        return os.getpid()
+
+    def ping(self) -> int:
+        return os.getpid()
+
+    def generate(self, request: GenerateRequest, clip: Clip) -> tuple[Rollout, ...]:
+        time.sleep(0.05)
+        return tuple(Rollout(request.sample_id, request.attempt_id, request.branch, clip.content_hash, number, request.sampling,
+                             (1,), self._name, (0.0,), 0, "stop") for number in range(request.n))
+
+
+def test_all_branches_of_a_group_are_asked_of_one_engine_in_its_reserved_place(ray_cluster, policy_dir: Path,
+                                                                              plans: list[GroupPlan]) -> None:
+    placement = Placement("branches")
+    placement.reserve(ResourcePlan([Demand("engine", 3, 0.2), Demand("corruption worker", 1, 0.2)]), ray_cluster, 60)
+    made = GroupSampler(SamplerConfig(
+        run_id="branches", model_path=str(policy_dir), model=ModelConfig(), engine=EngineActorsConfig(count=3, cpus=0.2),
+        workers=WorkersConfig(corruption_cpus=0.2), frames=FrameSampling(max_frames=8, max_pixels=56 * 56), cache=None,
+        prompt_template="compact", rewards=RewardConfig(weights={"accuracy": 1.0})), NamedEngine, placement=placement)
+    try:
+        made.start()
+        began = time.monotonic()
+        outcomes = made.run([plan for plan in plans if plan.group_id != "g4"])
+        busy = made.take_work().metrics(time.monotonic() - began)
+        engines = [{rollout.text for rollout in outcome.scored.sampled.rollouts} for outcome in outcomes]
+        held = ray.util.placement_group_table()
+        assert all(len(names) == 1 for names in engines)
+        assert set.union(*engines) == {"engine-0", "engine-1", "engine-2"}
+        assert [entry["state"] for entry in held.values() if entry["name"].startswith("squall-branches")] == ["CREATED"] * 2
+        assert all(0 < busy[f"busy/{role}"] <= 1 for role in ("engine", "corruption", "reward"))
+        # three branches of 50 ms, one after the other, for each of the groups over three engines
+        assert busy["busy/engine"] * (time.monotonic() - began) > 0.15 * len(outcomes) / 3
+    finally:
+        made.stop()
+        placement.remove()
+
+
+def test_the_time_of_engines_counts_once() -> None:
+    work, covered = Work(answering={"engine-0": [(12.0, 14.0), (10.0, 13.0)], "engine-1": [(10.0, 11.0)]}), Counter()
+    work.count_answering(2, covered)
+    assert work.busy_s["engine"] == (4.0 + 1.0) / 2
+    later = Work(answering={"engine-0": [(13.0, 15.0)]})
+    later.count_answering(2, covered)
+    assert later.metrics(1.0)["busy/engine"] == 0.5
+
+
 def process_of(worker) -> int:
     """The worker's process id, once it answers."""
     while True:
@@ -142,13 +200,22 @@ def test_an_engine_that_comes_back_samples_from_the_current_weights(sampler: Gro
     weights = {name: tensor * 1.05 for name, tensor in load_policy(str(policy_dir)).state_dict().items()}
     fleet = EngineFleet(sampler.engines, 1, vision_changed=True, timeout_s=120)
 
-    def publish(version: int, engines: Sequence[int], *, reconnect: bool) -> list[int]:
+    early: list[SampledOutcome] = []
+
+    def take_in() -> None:
+        early.extend(outcome for _, outcome in sampler.poll(0.5))
+
+    def publish(version: int, engines: Sequence[int], *, reconnect: bool, meanwhile: Callable[[], None]) -> dict[int, str]:
+        while version == 3 and not early:  # what was asked before comes in while the new weights are on their way
+            meanwhile()
         fleet.aim(version, engines)
         open_sender("shared_memory", 0, fleet, weights.items()).send_weights()
         return fleet.lost
 
     sampler.connect(publish)
-    sampler.update_weights(3)
+    sampler.submit("early", plans[0])
+    sampler.update_weights(3, take_in)
+    assert {rollout.weight_version for rollout in early[0].scored.sampled.rollouts} == {0}
     before = sampler.run(plans[:2])
     os.kill(ray.get(sampler.engines[0].ready.remote()), signal.SIGKILL)  # while nothing is asked
     sampler.update_weights(4)

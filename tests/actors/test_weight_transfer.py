@@ -65,4 +65,4 @@ def test_an_engine_that_died_is_noted_and_the_others_go_on(ray_cluster: object) 
     ray.kill(dead)
     fleet = EngineFleet([dead, alive], 1, vision_changed=False, timeout_s=30)
     fleet.init_weight_transfer_engine({})
-    assert fleet.lost == [0] and ray.get(alive.what.remote()) == [{}]
+    assert list(fleet.lost) == [0] and "connect: " in fleet.lost[0] and ray.get(alive.what.remote()) == [{}]

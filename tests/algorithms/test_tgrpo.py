@@ -335,7 +335,8 @@ def test_on_policy_gradient_is_the_score_function():
     terms = token_loss(logprobs, logprobs.detach(), None, None, data["advantages_B"], data["mask_BL"], c)
     terms.loss_sum.backward()
     np.testing.assert_allclose(logprobs.grad, -data["advantages_B"][:, None] * data["mask_BL"], atol=1e-6)
-    assert float(terms.mismatch_sum) == float(terms.kl_sum) == 0.0 and int(terms.clipped_tokens) == 0
+    assert float(terms.mismatch_sum) == float(terms.mismatch_kl_sum) == 0.0
+    assert float(terms.kl_sum) == 0.0 and int(terms.clipped_tokens) == 0
     assert float(terms.ratio_sum) == float(terms.importance_sum) == float(terms.tokens)
 
 
@@ -347,6 +348,7 @@ def test_importance_weight_is_constant_and_capped():
     terms.loss_sum.backward()
     np.testing.assert_allclose(logprobs.grad, [[-math.exp(0.5), -2.0]], rtol=1e-6)
     assert float(terms.mismatch_sum) == pytest.approx(2.5) and int(terms.importance_capped_tokens) == 1
+    assert float(terms.mismatch_kl_sum) == pytest.approx((math.exp(0.5) - 1.5) + (math.exp(2.0) - 3.0))
     assert float(terms.importance_max) == pytest.approx(math.exp(2.0))
     uncorrected = token_loss(*arguments, config(kl_beta=0.0, importance_cap=None))
     assert float(uncorrected.importance_sum) == 2.0 and float(uncorrected.mismatch_sum) == pytest.approx(2.5)

@@ -20,6 +20,7 @@ from pathlib import Path
 import psutil
 import pytest
 import yaml
+from cluster_files import Exported, queries
 from ray.job_submission import JobSubmissionClient
 
 from squall.actors import job_client
@@ -98,10 +99,14 @@ def squall(*words: str, folder: Path, **environment: str) -> subprocess.Popen[st
                             text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
-def gauges(port: int, run: str) -> set[str]:
-    """Series of a run that a node exports now: name and the label that is not the run's."""
+def exposition(port: int) -> str:
+    """What a node exports now."""
     with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=10) as answer:
-        text = answer.read().decode()
+        return answer.read().decode()
+
+
+def gauges(text: str, run: str) -> set[str]:
+    """Series of a run: name and the label that is not the run's."""
     found = set()
     for name, labels, value in re.findall(r"^ray_(squall_\w+)\{(.*)\} (\S+)$", text, re.MULTILINE):
         named = dict(re.findall(r'(\w+)="([^"]*)"', labels))
@@ -113,10 +118,10 @@ def gauges(port: int, run: str) -> set[str]:
 def test_a_submitted_run_is_followed_to_its_end_and_its_gauges_are_served(head: Head, manifest: Path,
                                                                           tmp_path: Path) -> None:
     address, port, _ = head
-    seen: set[str] = set()
+    seen, exported = set(), Exported()
     job = squall("submit", "--address", address, "--submission-id", "short-run", "--secrets", "[SQUALL_TEST_SECRET]",
                  *TRAIN, f"data.train={manifest}", "steps=3", folder=tmp_path, SQUALL_TEST_SECRET="blue-heron")
-    watcher = threading.Thread(target=watch, args=(job, port, "short-run", seen))
+    watcher = threading.Thread(target=watch, args=(job, port, "short-run", seen, exported))
     watcher.start()
     output, _ = job.communicate(timeout=240)
     watcher.join()
@@ -126,6 +131,7 @@ def test_a_submitted_run_is_followed_to_its_end_and_its_gauges_are_served(head: 
     assert (run / "report.html").is_file() and "job: train tgrpo" in (run / "config.yaml").read_text()
     assert {"squall_phase/engines", "squall_worker_state/engine-0/healthy", "squall_accuracy/clean", "squall_tokens_per_s",
             "squall_step"} <= seen
+    assert [lack for query in queries() for lack in exported.lacks(query)] == [], "of cluster/monitoring"
     details = JobSubmissionClient(address).get_job_info("short-run")
     assert details.metadata["job"] == "train tgrpo" and details.driver_exit_code == 0
     assert "blue-heron" not in details.model_dump_json() + output
@@ -133,10 +139,12 @@ def test_a_submitted_run_is_followed_to_its_end_and_its_gauges_are_served(head: 
     assert "short-run" in listed and "succeeded" in listed
 
 
-def watch(job: subprocess.Popen[str], port: int, run: str, seen: set[str]) -> None:
+def watch(job: subprocess.Popen[str], port: int, run: str, seen: set[str], exported: Exported) -> None:
     while job.poll() is None:
         with suppress(OSError):  # the node's agent is not up yet
-            seen |= gauges(port, run)
+            text = exposition(port)
+            seen |= gauges(text, run)
+            exported.read(text)
         time.sleep(1)
 
 
@@ -154,7 +162,7 @@ def test_ctrl_c_stops_the_job_with_a_checkpoint(head: Head, manifest: Path, tmp_
 
 
 @pytest.mark.parametrize(("words", "message"), [
-    (["engine.count=50"], "but the cluster has 8"),
+    (["engine.count=50", "placement.timeout_s=1"], "but the cluster has 8"),
     (["data.train=missing.jsonl"], "no such manifest"),
 ])
 def test_what_the_cluster_refuses_is_one_clear_line(head: Head, manifest: Path, tmp_path: Path, words: list[str],
@@ -198,8 +206,8 @@ def test_a_cluster_with_tokens_is_joined_with_the_right_one_and_refused_without(
                                **settings).communicate(timeout=60)
             assert "asks for a token" in output and "set RAY_AUTH_MODE=token" in output and wrong not in output
         known = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": right}
-        job = squall("submit", "--address", address, *TRAIN, f"data.train={manifest}", "engine.count=50", folder=tmp_path,
-                     **known)
+        job = squall("submit", "--address", address, *TRAIN, f"data.train={manifest}", "engine.count=50",
+                     "placement.timeout_s=1", folder=tmp_path, **known)
         output, _ = job.communicate(timeout=120)  # to be told what the cluster has, the job's driver must have joined it
         assert job.returncode == 2 and "but the cluster has 8" in output and right not in output
         listed, _ = squall("jobs", "--address", address, folder=tmp_path, **known).communicate(timeout=60)

@@ -90,8 +90,9 @@ def test_a_plan_that_the_cluster_cannot_hold_is_refused(
         manifests: dict[str, Path], ray_cluster: object, tmp_path: Path) -> None:
     environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
     done = subprocess.run([sys.executable, "-m", "squall", "train", "tgrpo", "@demo", f"data.train={manifests['train']}",
-                           f"evaluation.manifest={manifests['test']}", "engine.count=400"], cwd=tmp_path,
-                          capture_output=True, text=True, timeout=120, env=environment)
+                           f"evaluation.manifest={manifests['test']}", "engine.count=400", "placement.timeout_s=2"],
+                          cwd=tmp_path, capture_output=True, text=True, timeout=120, env=environment)
+    assert "waiting up to 2 s (placement.timeout_s) for nodes: plan needs" in done.stdout
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
     assert "plan needs" in done.stderr and "lower the count of 'engine' or join a larger cluster" in done.stderr
 

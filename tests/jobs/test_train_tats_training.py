@@ -14,6 +14,7 @@ from small_tats import TIMED, settings
 
 from squall.actors.masked_video_loop import Advance, Finish, MaskedVideoWorker
 from squall.actors.rollout_buffer import Save
+from squall.actors.run_files import RunFiles
 from squall.algorithms.classifier_training import Share
 from squall.algorithms.masked_video.gradients import PlainDescent
 from squall.jobs.stopping import Stopped
@@ -35,7 +36,7 @@ class Here:
     def __init__(self, plan: TatsPlan, arm: Arm, seed: int, resume: Path | None, fails: bool = False) -> None:
         with MAKING:
             self.worker = MaskedVideoWorker(arm.seeded(seed), plan.config.steps, plan.sources[seed], lambda: plan.held, Share(),
-                                            torch.device("cpu"), PlainDescent, resume)
+                                            torch.device("cpu"), PlainDescent, RunFiles.of(Path(), served=False), resume)
         self.fails = fails
 
     def start(self) -> dict[str, Any]:

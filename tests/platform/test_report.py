@@ -25,12 +25,13 @@ from squall.platform.report import (
     TrainingExample,
     write_report,
 )
+from squall.platform.report.balance import bound
 from squall.platform.report.breakdown import breakdowns
 from squall.platform.report.charts import running_mean, training_charts
 from squall.platform.report.images import animate
 from squall.platform.report.losses import losses
 from squall.platform.report.page import duration, signed
-from squall.platform.report.status import RunStatus, bound, run_status
+from squall.platform.report.status import RunStatus, run_status
 from squall.platform.runs import RunDirectory
 
 
@@ -145,14 +146,14 @@ def idle(trainer: float, rollout: float) -> list[dict]:
 ])
 def test_idle_shares_say_what_bounds_the_step_and_what_to_change(
         run: RunDirectory, trainer: float, rollout: float, staleness: int, start: str, advice: str) -> None:
-    sentence = bound(idle(trainer, rollout), staleness)
+    sentence = bound(idle(trainer, rollout), {"max_staleness": staleness})
     assert sentence.startswith(start) and advice in sentence
     assert sentence in page_text(run, metrics=idle(trainer, rollout), settings={"max_staleness": staleness})
 
 
 def test_turn_taking_says_how_much_overlap_would_save_and_the_first_half_does_not_count() -> None:
-    assert "by up to 35%" in bound([*idle(0.0, 0.0), *idle(0.6, 0.35)], 0)
-    assert bound(METRICS, 0) == ""
+    assert "by up to 35%" in bound([*idle(0.0, 0.0), *idle(0.6, 0.35)], {})
+    assert bound(METRICS, {}) == ""
 
 
 def test_idle_and_staleness_charts_appear_when_logged() -> None:

@@ -17,6 +17,9 @@ class LatestValues(dict):
     def set(self, name: str, value: float) -> None:
         self[name] = value
 
+    def close(self) -> None:
+        self.closed = True
+
 
 def tensorboard_scalars(folder: Path) -> dict[int, dict[str, float]]:
     from tensorboardX.proto.event_pb2 import Event

@@ -11,11 +11,12 @@ from typing import Any
 import pyarrow as pa
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 
+from squall.platform.report.balance import bound
 from squall.platform.report.breakdown import breakdowns
 from squall.platform.report.charts import training_charts
 from squall.platform.report.examples import ExampleClip, TrainingExample, held_out_card, training_card
 from squall.platform.report.losses import losses, totals
-from squall.platform.report.status import FINISHED, RunStatus, bound
+from squall.platform.report.status import FINISHED, RunStatus
 from squall.platform.runs import RunDirectory, read_json, write_text
 
 
@@ -94,7 +95,7 @@ def write_report(
         groups=_groups(metrics),
         losses=losses(results, metrics),
         seconds=_seconds(results, metrics),
-        bound=bound(metrics, int((settings or {}).get("max_staleness", 0))),
+        bound=bound(metrics, settings or {}),
         config=run.config.read_text(encoding="utf-8") if run.config.exists() else None,
         provenance=read_json(run.provenance),
     )

@@ -1,11 +1,10 @@
-"""What state a run is in, by the events and metrics that it left, and what keeps its steps from being shorter."""
+"""What state a run is in, by the events and metrics that it left."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from statistics import fmean
 from typing import Any
 
 from squall.platform.config import read_yaml
@@ -15,8 +14,6 @@ from squall.platform.tracking import read_metrics
 ENDS = ("finished", "stopped", "interrupted")
 QUIET_S = 600.0
 """A run without a word for so long, and for three times its longest step, counts as dead."""
-WAITING = 0.15
-"""Share of a step above which waiting is worth a change."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,28 +56,6 @@ def run_status(run: RunDirectory, now: datetime | None = None) -> RunStatus:
     if quiet <= max(QUIET_S, 3 * _longest_step(metrics)):
         return RunStatus("running", f"Running: {reached}, {seen}.", shown)
     return RunStatus("silent", f"Stopped at {reached} without a word: {seen}, {_age(quiet)} before this page was made.", shown)
-
-
-def bound(metrics: Sequence[Mapping[str, Any]], max_staleness: int) -> str:
-    """One sentence on what bounds the step and what would change it; empty without idle metrics.
-
-    ``idle/trainer`` and ``idle/rollout`` are shares of a step, averaged over the last half of the steps that have them.
-    """
-    rows = [row for row in metrics if row.get("idle/trainer") is not None and row.get("idle/rollout") is not None]
-    if not rows:
-        return ""
-    trainer, rollout = (fmean(row[name] for row in rows[len(rows) // 2:]) for name in ("idle/trainer", "idle/rollout"))
-    waits = f"the learner waits for {trainer:.0%} of a step, the engines for {rollout:.0%}"
-    if max(trainer, rollout) < WAITING:
-        return f"Neither side bounds the step: {waits}. Shorter steps take more of both, engine.count and learner.workers."
-    if max_staleness == 0 and min(trainer, rollout) >= WAITING:
-        return (f"Sampling and learning take turns: {waits}. max_staleness=1 lets the engines sample while the learner learns, "
-                f"and would shorten the step by up to {min(trainer, rollout):.0%}.")
-    if trainer >= rollout:
-        return (f"Rollouts bound the step: {waits}. More engines (engine.count) shorten it, or fewer or shorter answers "
-                "(max_sampled_groups, max_tokens).")
-    return (f"Learning bounds the step: {waits}. More learner workers (learner.workers) shorten it, or larger micro-batches "
-            "(learner.tokens_per_microbatch).")
 
 
 def _longest_step(metrics: Sequence[Mapping[str, Any]]) -> float:
