@@ -87,7 +87,7 @@ class WorkerGroup:
         """`loop` runs on every worker and gets `loop_config` with ``buffer``, ``files`` and ``logs`` added."""
         self.config = config
         # Beside the driver: with any other node the run can go on, or be gone on with, when it goes.
-        beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=True)
+        beside = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
         self._buffer = RolloutBuffer.options(scheduling_strategy=beside).remote(capacity=1, readers=config.workers)
         self._index = 0
         self._failure: BaseException | None = None

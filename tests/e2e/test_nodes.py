@@ -16,7 +16,7 @@ from squall.platform.models import load_policy
 from squall.platform.runs import read_lines
 from squall.platform.store import RolloutStore
 from squall.platform.tracking import read_metrics
-from tests.helpers.nodes import Nodes, nodes
+from tests.helpers.nodes import Nodes, can_part, nodes
 
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(3600)]
 STEPS = 6
@@ -31,6 +31,8 @@ LEARNER = "{learner: {labels: {squall: learner}}}"
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Nodes]:
     """A head without CPUs, nodes 1 and 2, and 60 training clips in the folder that all see."""
+    if not can_part():
+        pytest.skip("this machine lets no process have a network and folders of its own (unshare --user --net --mount)")
     with nodes() as started:
         build_dataset(EmbeddedDataConfig(directory=started.shared / "data", train_clips=60, validation_clips=4, test_clips=4))
         started.start_head("--num-cpus=0")
@@ -88,8 +90,6 @@ def check_counts(run: Path) -> Counter[str]:
 
 
 def test_files_that_another_node_lacks_are_named_before_anything_starts(cluster: Nodes) -> None:
-    if not cluster.apart:
-        pytest.skip("this machine lets no process have folders of its own")
     build_dataset(EmbeddedDataConfig(directory=cluster.own(0) / "data", train_clips=4, validation_clips=4, test_clips=4))
     job = submit(cluster, "lacking", f"data.train={cluster.here}/data/train.jsonl")
     output, _ = job.communicate(timeout=PATIENCE_S)
@@ -102,7 +102,11 @@ def test_a_run_goes_on_when_a_node_is_killed_and_says_what_it_waits_for(cluster:
     job, run = submit(cluster, "hurt", *SPREAD, f"placement={LEARNER}"), run_of(cluster, "hurt")
     wait_for_steps(cluster, job, run, 1)
     cluster.kill(1)
-    cluster.wait_until(lambda: says(run, "waiting", "waiting for engine-"), PATIENCE_S, "what it waits for")
+
+    def waits() -> bool:
+        assert job.poll() is None, job.communicate()[0]
+        return says(run, "waiting", "waiting for engine-")
+    cluster.wait_until(waits, PATIENCE_S, "what it waits for")
     cluster.join(1, "--num-cpus=3")
     output, _ = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == 0, output

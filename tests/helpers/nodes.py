@@ -1,14 +1,13 @@
-"""A Ray head and further nodes on one machine, each as far apart from the others as the kernel lets it be.
+"""A Ray head and further nodes on one machine that share nothing, where the kernel allows unprivileged namespaces.
 
-Where unprivileged namespaces are allowed, every node has a network address, a /dev/shm, process numbers and a folder `here` of
+Every node has a network address, a /dev/shm, process numbers and a folder `here` of
 its own: what another node cannot reach over the network or in a shared folder it cannot reach at all. A node is killed as by
-a power cut: SIGKILL to everything on it at once. Elsewhere the nodes are processes with ports of their own.
+a power cut: SIGKILL to everything on it at once.
 """
 
 from __future__ import annotations
 
 import os
-import re
 import shutil
 import socket
 import subprocess
@@ -38,21 +37,17 @@ class Nodes:
     """Nodes of one cluster; `head` first. Use `nodes()`."""
 
     def __init__(self, folder: Path) -> None:
-        self.apart = can_part()
         self.folder, self.shared, self.here = folder, folder / "shared", folder / "here"
         """`shared` is one folder for all nodes; `here` another one on each (seen from outside as node-0, node-1, ...)."""
         self.shared.mkdir()
         self.here.mkdir()
         self._running: dict[int, subprocess.Popen[bytes]] = {}
-        self._ips: dict[int, str] = {}
-        self._outside = subprocess.Popen([*(APART if self.apart else []), "sleep", "3600"])
-        enter = ["nsenter", "-t", str(self._outside.pid), "-U", "-n", "-m", "--preserve-credentials"]
-        self._enter = enter if self.apart else []
+        self._outside = subprocess.Popen([*APART, "sleep", "3600"])
+        self._enter = ["nsenter", "-t", str(self._outside.pid), "-U", "-n", "-m", "--preserve-credentials"]
         self.port, self.dashboard = free_port(), free_port()
-        if self.apart:
-            self._await_namespace(self._outside.pid)
-            self._inside("ip link set lo up && ip link add bridge0 type bridge && "
-                         "ip addr add 10.77.0.1/24 dev bridge0 && ip link set bridge0 up")
+        self._await_namespace(self._outside.pid)
+        self._inside("ip link set lo up && ip link add bridge0 type bridge && "
+                     "ip addr add 10.77.0.1/24 dev bridge0 && ip link set bridge0 up")
 
     @property
     def url(self) -> str:
@@ -61,18 +56,16 @@ class Nodes:
 
     def ip(self, number: int) -> str:
         """A node's address."""
-        return f"10.77.0.{number + 1}" if self.apart else self._ips.get(0, "127.0.0.1")
+        return f"10.77.0.{number + 1}"
 
     def own(self, number: int) -> Path:
         """A node's `here`, as it is seen from outside."""
-        return self.folder / f"node-{number}" if self.apart else self.here
+        return self.folder / f"node-{number}"
 
     def start_head(self, *words: str, **environment: str) -> None:
         """Start node 0, with the dashboard."""
         self._up(0, ["--head", f"--port={self.port}", f"--dashboard-host={self.ip(0)}", f"--dashboard-port={self.dashboard}",
                         f"--temp-dir={self.here}/ray", *words], environment)
-        if not self.apart:  # where Ray takes the machine's outer address
-            self._ips[0] = re.search(r"--address='([^:]+):", (self.folder / "node-0.log").read_text())[1]
 
     def join(self, number: int, *words: str, **environment: str) -> None:
         """Start another node; returns when the cluster has it."""
@@ -89,8 +82,8 @@ class Nodes:
 
     def popen(self, words: Sequence[str], folder: Path, **environment: str) -> subprocess.Popen[str]:
         """A command on the head's node."""
-        own = f"mount --bind {self.own(0)} {self.here} && " if self.apart else ""
-        at = [*self._enter, *(["unshare", "--mount"] if self.apart else []), "sh", "-c", f'{own}cd {folder} && exec "$@"', "-"]
+        own = f"mount --bind {self.own(0)} {self.here} && "
+        at = [*self._enter, "unshare", "--mount", "sh", "-c", f'{own}cd {folder} && exec "$@"', "-"]
         return subprocess.Popen([*at, *words], env=self.environment(environment), text=True, stdout=subprocess.PIPE,
                                 stderr=subprocess.STDOUT)
 
@@ -134,14 +127,13 @@ class Nodes:
         ports = [f"--{name}={free_port()}" for name in ("dashboard-agent-listen-port", "metrics-export-port")]
         command = [RAY, "start", "--block", "--disable-usage-stats", f"--node-ip-address={self.ip(number)}",
                    f"--object-store-memory={STORE_BYTES}", *ports, *words]
-        if self.apart:
-            command = [*self._enter, *(["unshare", "--mount"] if number == 0 else
-                       ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]),
-                       "sh", "-c", self._prepare(number), "-", *command]
+        command = [*self._enter, *(["unshare", "--mount"] if number == 0 else
+                   ["unshare", "--net", "--mount", "--pid", "--fork", "--kill-child", "--mount-proc"]),
+                   "sh", "-c", self._prepare(number), "-", *command]
         with (self.folder / f"node-{number}.log").open("wb") as log:
             process = self._running[number] = subprocess.Popen(command, stdout=log, stderr=subprocess.STDOUT,
                                                                env=self.environment(environment))
-        if self.apart and number:
+        if number:
             self._await_namespace(process.pid, self._outside.pid)
             link = f"v{process.pid}"
             self._inside(f"ip link add {link} type veth peer name eth0 netns {process.pid} && "
