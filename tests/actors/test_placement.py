@@ -8,9 +8,11 @@ import signal
 import subprocess
 import sys
 import tempfile
+import time
 from collections.abc import Iterator
 
 import pytest
+from ray.cluster_utils import Cluster
 
 from squall.actors.placement import PlacementConfig
 from squall.actors.resources import Demand
@@ -18,7 +20,7 @@ from squall.platform.config import validate
 from squall.platform.errors import ConfigError
 
 PRELUDE = """
-import pathlib, sys, time
+import sys, time
 import ray
 from squall.actors.cluster import cluster_resources, start_ray, stop_ray
 from squall.actors.placement import Placement
@@ -48,17 +50,20 @@ print("reserved", len(groups()), flush=True)
 
 
 @pytest.fixture(scope="module")
-def address() -> Iterator[str]:
+def made() -> Iterator[Cluster]:
     """A head without GPUs and two nodes, one of them labelled, all on this machine."""
-    from ray.cluster_utils import Cluster
-
     folder = tempfile.mkdtemp(prefix="squall-ray-")  # its own, so that no other cluster of the machine is written over
     made = Cluster(initialize_head=True, head_node_args={"num_cpus": 2, "include_dashboard": False, "temp_dir": folder})
     made.add_node(num_cpus=4, labels={"squall": "rollout"}, resources={"slot": 2})
     made.add_node(num_cpus=4)
-    yield made.address
+    yield made
     made.shutdown()
     shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.fixture
+def address(made: Cluster) -> str:
+    return made.address
 
 
 def drive(address: str, code: str) -> subprocess.Popen[str]:
@@ -115,21 +120,16 @@ print("range", [d.count for d in reserve(10, Demand("engine", 1, 1.0), Demand("l
 
 
 @pytest.mark.cluster
-def test_a_node_that_comes_in_time_is_taken(address: str) -> None:
-    said = output_of(address, """
-import threading
-def come():
-    time.sleep(1)
-    import subprocess
-    global process
-    ray_command = str(pathlib.Path(sys.executable).with_name("ray"))
-    words = [ray_command, "start", "--address", sys.argv[1], "--num-cpus", "1", "--labels", "squall=late", "--block"]
-    process = subprocess.Popen(words, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
-thread = threading.Thread(target=come); thread.start()
+def test_a_node_that_comes_in_time_is_taken(made: Cluster) -> None:
+    driver = drive(made.address, """
 reserve(60, Demand("engine", 1, 1.0, labels={"squall": "late"}))
-print("placed", sum(placement.nodes_of("engine").values()))
-placement.remove(); thread.join(); process.terminate(); process.wait(30)
+print("told", len(told), "placed", sum(placement.nodes_of("engine").values()))
+placement.remove()
 """)
+    time.sleep(5)
+    node = made.add_node(num_cpus=1, labels={"squall": "late"})
+    said = driver.communicate(timeout=120)[0]
+    made.remove_node(node)
     assert "placed 1" in said, said
 
 
