@@ -64,10 +64,10 @@ class RayGauges:
         self._series: dict[str, ray_metrics.Metric] = {}
         self._shown: dict[tuple[str, ...], tuple[ray_metrics.Gauge, float, dict[str, str]]] = {}
         self._lock, self._closed = threading.RLock(), threading.Event()
-        self._thread = threading.Thread(target=self._repeat, name="gauges", daemon=True)
-        self._thread.start()
         self._phase: str | None = None
         self._states: dict[str, str] = {}
+        self._thread = threading.Thread(target=self._repeat, name="gauges", daemon=True)
+        self._thread.start()
 
     def set(self, name: str, value: float) -> None:
         """Show the latest value of a metric such as ``accuracy/corrupted``; one that counts is added to its total."""

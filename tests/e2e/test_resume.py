@@ -17,6 +17,7 @@ from statistics import fmean
 import pytest
 import ray
 
+from squall.actors.sampling import GroupSampler
 from squall.algorithms.tgrpo import group_advantages
 from squall.jobs import replay, tgrpo
 from squall.platform.config import load_config
@@ -170,13 +171,26 @@ def test_one_step_again_is_equal_bit_by_bit(whole: Path, capsys: pytest.CaptureF
     assert "weights after the step: " not in printed  # no checkpoint of step 3 was kept
 
 
-def test_rollouts_alone_leave_answers_and_no_checkpoint(overrides: list[str], ray_cluster: object) -> None:
+def test_rollouts_alone_leave_answers_and_no_checkpoint(overrides: list[str], ray_cluster: object,
+                                                        monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: dict[int, int] = {}
+    write, start = RolloutStore.write, GroupSampler.start
+
+    def started(sampler: GroupSampler, *arguments: bool) -> None:
+        def writing(store: RolloutStore, step: int, *groups: object) -> None:
+            asked[step] = len(sampler._flights) + len(sampler._waiting)
+            write(store, step, *groups)
+        monkeypatch.setattr(RolloutStore, "write", writing)
+        start(sampler, *arguments)
+
+    monkeypatch.setattr(GroupSampler, "start", started)
     config = load_config(tgrpo.TGRPOJobConfig, "@demo", [*overrides, "name=sampled", "rollouts_only=true", "steps=2",
                                                         "difficulty.memory.size=0", "trace_steps=[2]"])
     assert tgrpo.run(config) == 0
     run = Path(config.output) / "sampled"
     groups = [group for step in range(2) for group in RolloutStore(run / "rollouts").read(step)]
     assert len(groups) == 8
+    assert asked[0] >= 4 and asked[1] == 0, "engines have the next questions before a step is written down"
     assert {rollout.weight_version for group in groups for rollout in group.scored.sampled.rollouts} == {0}
     assert not (run / "checkpoints").exists()
     events = json.loads((run / "trace-step-000002.json").read_text())["traceEvents"]

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from pathlib import Path
-from unittest.mock import MagicMock
 
 import pytest
 
-from squall.jobs.rollout_stream import StepBatch, permute_rewards, plan_group
-from squall.jobs.tgrpo import TGRPOJobConfig, run, train_step
+from squall.jobs.rollout_stream import permute_rewards, plan_group
+from squall.jobs.tgrpo import TGRPOJobConfig, run
 from squall.platform.config import load_config
 from squall.platform.errors import ConfigError
 from squall.platform.records import (
@@ -103,11 +102,3 @@ def test_a_preset_fills_what_the_configuration_leaves_open() -> None:
 def test_what_does_not_go_together_is_refused(overrides: list[str], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         config(*overrides)
-
-
-def test_engines_have_the_next_questions_before_a_step_is_written_down() -> None:
-    job = MagicMock()
-    job.stream.collect.return_value = StepBatch([])
-    train_step(config("rollouts_only=true"), job.session, job.stream, job.sampler, None, 0)
-    calls = [name for name, *_ in job.mock_calls]
-    assert calls.index("stream.collect") < calls.index("stream.launch") < calls.index("session.store.write")
