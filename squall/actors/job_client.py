@@ -12,6 +12,8 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from importlib import metadata
+from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 from urllib.parse import urlsplit
 
@@ -87,6 +89,26 @@ def _short(error: BaseException) -> str:
     """The innermost reason of an error of requests, which wraps several."""
     found = re.findall(r"\[Errno -?\d+\] ([^'\")]+)", str(error))
     return found[-1] if found else type(error).__name__
+
+
+@contextmanager
+def packed(environment: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    """The runtime environment with its folder, if it names one, as an archive, for as long as the context is open.
+
+    Given a folder, Ray's client reads it twice, for the package's name and for the package: where a file changes in
+    between, the job looks for a package that is not there.
+    """
+    if not os.path.isdir(environment.get("working_dir", "")):
+        yield dict(environment)
+        return
+    from ray._private.ray_constants import RAY_RUNTIME_ENV_IGNORE_GITIGNORE, get_runtime_env_default_excludes
+    from ray._private.runtime_env.packaging import create_package
+
+    with TemporaryDirectory() as folder:
+        archive = Path(folder) / "working_dir.zip"
+        create_package(environment["working_dir"], archive, os.environ.get(RAY_RUNTIME_ENV_IGNORE_GITIGNORE, "0") != "1",
+                       excludes=[*get_runtime_env_default_excludes(), *environment.get("excludes", ())])
+        yield {name: value for name, value in environment.items() if name != "excludes"} | {"working_dir": str(archive)}
 
 
 def read_secrets(names: Sequence[str]) -> dict[str, str]:
@@ -184,6 +206,14 @@ def describe(details: Any) -> dict[str, Any]:
         "started": (details.start_time or 0) / 1000, "ended": (details.end_time or 0) / 1000,
         "exit": details.driver_exit_code, "message": (details.message or "").strip(),
     }
+
+
+def given_up(details: Any) -> str | None:
+    """Why Ray failed a job whose command has no exit status, of which the job's output need not say anything; else None."""
+    if details.status != JobStatus.FAILED or details.driver_exit_code is not None:
+        return None
+    lines = [line.strip() for line in (details.message or "Ray does not say why").splitlines() if line.strip()]
+    return " ... ".join(dict.fromkeys((lines[0], lines[-1])))
 
 
 def exit_status(details: Any) -> int:

@@ -70,9 +70,9 @@ def run(config: SubmitConfig) -> int:
     client = job_client.connect(address)
     if values:
         environment["env_vars"][job_client.SECRETS_VARIABLE] = job_client.hand_over_secrets(client, values)
-    with job_client.clear_errors(name):
+    with job_client.clear_errors(name), job_client.packed(environment) as sent:
         client.submit_job(
-            entrypoint=shlex.join(["python", "-m", "squall", *words]), submission_id=name, runtime_env=environment,
+            entrypoint=shlex.join(["python", "-m", "squall", *words]), submission_id=name, runtime_env=sent,
             metadata=describe(config, job), entrypoint_num_cpus=config.cpus or None, entrypoint_num_gpus=config.gpus or None)
     print(f"job {name} at {address}: squall {shlex.join(words)}", flush=True)
     if not config.follow:
@@ -154,7 +154,9 @@ def follow_to_the_end(client: JobSubmissionClient, name: str) -> int:
             job_client.follow(client, name)
     details = client.get_job_info(name)
     status = job_client.exit_status(details)
-    if status and details.status.value != "STOPPED":
+    if why := job_client.given_up(details):
+        print(f"job {name} was given up by Ray: {why}", flush=True)
+    elif status and details.status.value != "STOPPED":
         print(f"job {name} failed with exit status {status}; its output again: squall jobs logs {name}", flush=True)
     else:
         print(f"job {name} {details.status.value.lower()}", flush=True)

@@ -6,10 +6,11 @@ import os
 import re
 import signal
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import closing
 from pathlib import Path
+from threading import Event
 from typing import Any
 
 import cell_source
@@ -84,9 +85,14 @@ class Stage:
         self.steps: list[Step] = []
 
     def attack(self, assaults: list[Assault], name: str = "attacks", labels: list[int] = LABELS, others: Any = None,
-               **values: Any) -> ClipAttackRun:
+               until: Event | None = None, **values: Any) -> ClipAttackRun:
+        """Attack; after the first attack that is done nothing is looked at `until` an event has happened."""
+        def on_done(step: Step) -> None:
+            self.steps.append(step)
+            assert until is None or until.wait(120)
+
         return attack_clips(assaults, CLIPS, POSITIONS, labels, self.pool.client("nothing"), others or {},
-                            ClipAttackersConfig(**{"cpus": 0.5} | values), self.folder / f"{name}.sqlite", self.steps.append,
+                            ClipAttackersConfig(**{"cpus": 0.5} | values), self.folder / f"{name}.sqlite", on_done,
                             run_id=f"{self.folder.name}-{name}-{time.time_ns()}", victim_hash="cell", logs=self.folder)
 
 
@@ -175,6 +181,13 @@ def attacking_process(folder: Path) -> int:
     return int(re.findall(r"--- process (\d+)", (folder / "attack-0.log").read_text())[-1])
 
 
+def wait_until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 120
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
 @ray.remote(num_cpus=0, max_restarts=0)
 class Driver:
     """Attacks in a process that can be killed."""
@@ -202,12 +215,14 @@ def test_killed_victims_attackers_and_drivers_change_no_row_and_lose_no_query(
             ray.get(lost, timeout=60)
         done = stored(stage.folder / "attacks.sqlite")
         assert 0 < done < len(undisturbed.table)
+        struck = Event()
         with ThreadPoolExecutor(1) as thread:
-            going_on = thread.submit(stage.attack, assaults, others=others, examples=2)
-            while not stage.steps:
-                time.sleep(0.01)
+            going_on = thread.submit(stage.attack, assaults, others=others, examples=2, until=struck)
+            wait_until(lambda: bool(stage.steps))
             os.kill(stage.pool.processes["victim-0"], signal.SIGKILL)
-            os.kill(attacking_process(stage.folder), signal.SIGKILL)
+            os.kill(killed := attacking_process(stage.folder), signal.SIGKILL)
+            wait_until(lambda: attacking_process(stage.folder) != killed)  # else the other might end all before that is missed
+            struck.set()
             found = going_on.result(timeout=240)
     finally:
         stage.pool.stop()

@@ -185,6 +185,36 @@ def test_a_cluster_that_does_not_answer_is_one_clear_line_and_no_folder(manifest
     assert not list(tmp_path.glob("runs/*"))
 
 
+def test_a_folder_in_which_something_changes_is_sent_as_it_is(head: Head, tmp_path: Path) -> None:
+    project, new, over = tmp_path / "project", tmp_path / "new.txt", threading.Event()
+    project.mkdir()
+
+    def change() -> None:
+        while not over.is_set():
+            new.write_text(str(time.monotonic_ns()))
+            new.rename(project / "changing.txt")
+
+    writer = threading.Thread(target=change)
+    writer.start()
+    try:
+        job = squall("submit", "--address", head[0], "--working-dir", str(project), *TRAIN, f"output={tmp_path}",
+                     "data.train=missing.jsonl", folder=tmp_path)
+        output, _ = job.communicate(timeout=120)
+    finally:
+        over.set()
+        writer.join()
+    assert job.returncode == 2 and "missing.jsonl: no such manifest" in output, output
+
+
+def test_a_job_that_ray_gives_up_says_why(head: Head, tmp_path: Path) -> None:
+    (tmp_path / "env.yaml").write_text("working_dir: gcs://_ray_pkg_0123456789abcdef.zip\n")
+    job = squall("submit", "--address", head[0], "--runtime-env", "env.yaml", *TRAIN, "data.train=missing.jsonl",
+                 folder=tmp_path)
+    output, _ = job.communicate(timeout=120)
+    assert job.returncode == 1 and "was given up by Ray: runtime_env setup failed" in output, output
+    assert "_ray_pkg_0123456789abcdef.zip" in output and "Traceback" not in output and len(output.splitlines()) == 2
+
+
 def test_a_secret_is_given_once_and_shown_nowhere(head: Head) -> None:
     client = job_client.connect(head[0])
     name = job_client.hand_over_secrets(client, {"SQUALL_TEST_SECRET": "grey-heron"})

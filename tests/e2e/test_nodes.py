@@ -36,6 +36,7 @@ def cluster() -> Iterator[Nodes]:
     with nodes() as started:
         build_dataset(EmbeddedDataConfig(directory=started.shared / "data", train_clips=60, validation_clips=4, test_clips=4))
         started.start_head("--num-cpus=0")
+        (started.own(0) / "project").mkdir()
         started.join(1, "--num-cpus=3")
         started.join(2, "--num-cpus=3", "--labels=squall=learner")
         yield started
@@ -47,7 +48,7 @@ def submit(cluster: Nodes, name: str, *words: str) -> subprocess.Popen[str]:
                           "train", "tgrpo", "@demo", f"data.train={cluster.shared}/data/train.jsonl", f"steps={STEPS}",
                           f"output={cluster.here}/runs", "evaluation.manifest=null", "groups_per_step=4",
                           "max_sampled_groups=60", f"engine.startup_timeout_s={PATIENCE_S}",
-                          f"learner.start_timeout_s={PATIENCE_S}", *words], cluster.here)
+                          f"learner.start_timeout_s={PATIENCE_S}", *words], cluster.here / "project")
 
 
 def run_of(cluster: Nodes, name: str) -> Path:
