@@ -212,7 +212,7 @@ def given_up(details: Any) -> str | None:
     """Why Ray failed a job whose command has no exit status, of which the job's output need not say anything; else None."""
     if details.status != JobStatus.FAILED or details.driver_exit_code is not None:
         return None
-    lines = [line.strip() for line in (details.message or "Ray does not say why").splitlines() if line.strip()]
+    lines = [line.strip() for line in (details.message or "").splitlines() if line.strip()] or ["Ray does not say why"]
     return " ... ".join(dict.fromkeys((lines[0], lines[-1])))
 
 

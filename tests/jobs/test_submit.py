@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from zipfile import ZipFile
 
 import pytest
 
@@ -96,3 +97,19 @@ def test_versions_that_differ_stop_a_job(submitted: str, installed: str, message
     monkeypatch.setenv(job_client.VERSION_VARIABLE, submitted)
     with pytest.raises(SquallError, match=message):
         job_client.enter_submission()
+
+
+def test_what_is_sent_is_an_archive_of_the_folder_without_what_is_excluded(tmp_path: Path,
+                                                                          monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("kept/a.py", "runs/b.txt", "data/c.mp4", ".git/d", "ignored.log", ".gitignore"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("*.log")
+    monkeypatch.chdir(tmp_path)
+    environment = runtime_environment(SubmitConfig(command=("demo",)), here=False)
+    with job_client.packed(environment) as sent, ZipFile(sent["working_dir"]) as archive:
+        assert {name for name in archive.namelist() if not name.endswith("/")} == {"kept/a.py", ".gitignore"}
+        assert "excludes" not in sent and sent["env_vars"] == environment["env_vars"]
+    assert not Path(sent["working_dir"]).exists()
+    for elsewhere in ({}, {"working_dir": "gcs://_ray_pkg_0123456789abcdef.zip", "excludes": ["a"]}):
+        with job_client.packed(elsewhere) as sent:
+            assert sent == elsewhere
