@@ -362,6 +362,9 @@ def _engine_arguments(model_path: str, config: EngineConfig) -> dict[str, Any]:
     else:
         # vLLM rewinds a seeded request's generator after a partial prefill, which a CPU generator cannot do: it dies.
         arguments.update(enable_chunked_prefill=False, skip_mm_profiling=True)
+        # vLLM would put one worker of a CPU into a process beside its engine's, for the sake of thread bindings that
+        # `_environment` turns off: another process that has to load torch.
+        arguments.update(distributed_executor_backend="vllm.v1.executor.uniproc_executor.UniProcExecutor")
     return arguments
 
 

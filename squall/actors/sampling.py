@@ -101,12 +101,20 @@ class GroupSampler:
         self._work = Work()
         self._kept: list[tuple[Hashable, SampledOutcome]] = []
         self._judges: list[Any] = []
+        self._starting: list[tuple[str, list[Any], str]] = []
+        """Role, actors and what Ray reserves for each, of those that have not been waited for."""
+        self._engines: list[Any] = []
         self._covered: Counter[str] = Counter()
         self._idle_since: float | None = time.monotonic()
         self._idle_s = 0.0
 
     def start(self, engines: bool = True) -> None:
-        """Start all actors and wait for them; without `engines` only what `prepare` needs."""
+        """`launch` and `wait`."""
+        self.launch(engines)
+        self.wait()
+
+    def launch(self, engines: bool = True) -> None:
+        """Start all actors, without waiting for them; without `engines` only what `prepare` needs."""
         config, namespace = self._config, namespace_for(self._config.run_id)
         workers = config.workers
 
@@ -120,8 +128,8 @@ class GroupSampler:
             CorruptionWorker.options(**named("corruption", i, workers.corruption_cpus)).remote(
                 workers.corruption_cpus, config.frames, config.cache, config.log_of("corruption", i))
             for i in range(workers.corruption_count)]
+        self._starting.append(("corruption", corruption, takes["corruption"]))
         if not engines:
-            self._supervisor.add("corruption", corruption, takes["corruption"])
             return
         together = config.engine.count
         if self._placement is not None:
@@ -129,19 +137,24 @@ class GroupSampler:
         self._supervisor.startup_timeout_s = config.engine.patience_s(together)
         key = config.engine.read_key()
         secret = {} if key is None else {"key": key}
-        started = [
+        self._engines = [
             self._engine_class.options(**named("engine", i, config.engine.cpus, config.engine.gpus)).remote(
                 config.model_path, config.engine, config.log_of("engine", i), **secret) for i in range(config.engine.count)]
         judge = config.judge if config.needs_judge else JudgeConfig()
-        judges, judge_key = self._judge_engines(started, named), judge.read_key()
+        judges, judge_key = self._judge_engines(self._engines, named), judge.read_key()
         rewards = [
             reward_worker(judge, **named("reward", i, workers.reward_cpus)).remote(
                 workers.reward_cpus, config.rewards, judge, config.ledger, judges, judge_key, config.log_of("reward", i))
             for i in range(workers.reward_count)]
-        for role, actors in (("corruption", corruption), ("reward", rewards), ("engine", started)):
-            self._supervisor.add(role, actors, takes[role])
-        if config.needs_judge:
-            self._check_judge(rewards[0])
+        self._starting += [("reward", rewards, takes["reward"]), ("engine", self._engines, takes["engine"])]
+
+    def wait(self) -> None:
+        """Wait until all actors that were started can serve."""
+        for role, actors, takes in tuple(self._starting):
+            self._supervisor.add(role, actors, takes)
+            self._starting.pop(0)
+        if self._config.needs_judge and self._engines:
+            self._check_judge(self._supervisor.of("reward")[0].actor)
 
     def _judge_engines(self, policy: list[Any], named: Callable[..., dict[str, Any]]) -> list[Any]:
         """The policy's engines or newly started ones, where engines judge."""
@@ -442,7 +455,7 @@ class GroupSampler:
     @property
     def engines(self) -> Sequence[Any]:
         """Handles of the rollout engines."""
-        return tuple(worker.actor for worker in self._supervisor.workers if worker.role == "engine")
+        return tuple(self._engines)
 
     def sleep(self) -> None:
         """Have every engine give back its GPU's memory until the next `update_weights`."""
@@ -491,7 +504,8 @@ class GroupSampler:
 
     def stop(self) -> None:
         """End all actors."""
-        for actor in (*(worker.actor for worker in self._supervisor.workers), *self._judges):
+        waited_for = [worker.actor for worker in self._supervisor.workers]
+        for actor in (*waited_for, *(actor for _, actors, _ in self._starting for actor in actors), *self._judges):
             ray.kill(actor)
 
 

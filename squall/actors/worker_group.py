@@ -80,7 +80,7 @@ def trainer_class() -> type[Any]:
 
 
 class WorkerGroup:
-    """`start`; then `ask`, or `send` and `poll`, in order; then `stop`."""
+    """`start`, or `launch` and `wait`; then `ask`, or `send` and `poll`, in order; then `stop`."""
 
     def __init__(self, config: GroupConfig, loop: Callable[[dict[str, Any]], None], loop_config: Mapping[str, Any],
                  run_path: Path) -> None:
@@ -100,7 +100,12 @@ class WorkerGroup:
         self._thread = threading.Thread(target=self._fit, name="learner", daemon=True)
 
     def start(self, place: Demand | None = None) -> dict[str, Any]:
-        """Start the workers and wait until every one has loaded the model; returns what rank 0 says of it.
+        """`launch` and `wait`."""
+        self.launch(place)
+        return self.wait()
+
+    def launch(self, place: Demand | None = None) -> None:
+        """Start the workers, without waiting for them.
 
         Args:
             place: what was planned for them, with labels and custom resources.
@@ -108,6 +113,11 @@ class WorkerGroup:
         self._place = place
         self._thread.start()
         self._expect(-1, self.config.start_timeout_s, "loading the model")
+
+    def wait(self) -> dict[str, Any]:
+        """Wait until every worker has loaded the model, for `start_timeout_s` from now; returns what rank 0 says of it."""
+        reference, phase, _ = self._awaited
+        self._awaited = (reference, phase, time.monotonic() + self.config.start_timeout_s)
         return self._wait()
 
     def nodes(self) -> set[str]:

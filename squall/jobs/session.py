@@ -125,6 +125,7 @@ class Session(RunSession):
         self.store = RolloutStore(self.run.rollouts)
         self._step_started = time.monotonic()
         self._reasons_told: set[str] = set()
+        self._learner: Learner | None = None
         self._learner_size: dict[str, int] = {}
         """What differs from the configuration where there is no room for all workers."""
         self._steps_here = 0
@@ -165,42 +166,59 @@ class Session(RunSession):
         models = {"model.path": [model.absolute()]} if model.is_dir() else {}
         return {"corruption worker": {"data.train": some}, "engine": models, LEARNER: models}
 
-    def start_sampler(self, rewards: RewardConfig, engines: bool = True, judge: JudgeConfig | None = None,
-                      needs_judge: bool = False) -> GroupSampler:
-        """Start corruption workers, reward workers and engines; without `engines` the corruption workers alone."""
-        config = self.config
-        with self.phase("engines"):
-            sampler = GroupSampler(SamplerConfig(
-                run_id=self.run.name, model_path=self.model_path, model=config.model, engine=config.engine,
-                workers=config.workers, frames=config.data.frames, cache=config.data.cache,
-                prompt_template=config.data.prompt_template, rewards=rewards, judge=judge or JudgeConfig(),
-                ledger=self.run.path.absolute() / "judge.sqlite", needs_judge=needs_judge, logs=self.run.logs),
-                on_state=self._on_state, placement=self.placement, on_wait=self._on_wait)
-            self._stack.callback(sampler.stop)
-            sampler.start(engines)
-        self.sampler = sampler
-        return sampler
+    def launch_sampler(self, rewards: RewardConfig, engines: bool = True, judge: JudgeConfig | None = None,
+                       needs_judge: bool = False) -> GroupSampler:
+        """Start corruption workers, reward workers and engines; without `engines` the corruption workers alone.
 
-    def start_learner(self, learner: LearnerConfig, objective: Objective, *, tgrpo: TGRPOConfig | None = None,
-                      rewards: RewardConfig | None = None, temperature: float = 1.0) -> Learner:
-        """Start the Ray Train workers and wait until they hold the model."""
+        `await_actors` waits for them.
+        """
+        config = self.config
+        self.sampler = GroupSampler(SamplerConfig(
+            run_id=self.run.name, model_path=self.model_path, model=config.model, engine=config.engine,
+            workers=config.workers, frames=config.data.frames, cache=config.data.cache,
+            prompt_template=config.data.prompt_template, rewards=rewards, judge=judge or JudgeConfig(),
+            ledger=self.run.path.absolute() / "judge.sqlite", needs_judge=needs_judge, logs=self.run.logs),
+            on_state=self._on_state, placement=self.placement, on_wait=self._on_wait)
+        self._stack.callback(self.sampler.stop)
+        self.sampler.launch(engines)
+        return self.sampler
+
+    def launch_learner(self, learner: LearnerConfig, objective: Objective, *, tgrpo: TGRPOConfig | None = None,
+                       rewards: RewardConfig | None = None, temperature: float = 1.0) -> Learner:
+        """Start the Ray Train workers, which load the model while engines load theirs; `await_actors` waits for both.
+
+        Where an engine may be on a worker's GPU it comes first: vLLM measures what memory is free, which none may take then.
+        """
+        engine = self.config.engine
+        if engine.gpus % 1 or learner.gpus % 1:
+            self._await_sampler()
+        place = self.placement.give_back(LEARNER)
+        if place is not None and place.count < learner.workers:
+            self._learner_size = {"workers": place.count}
+            learner = learner.model_copy(update=self._learner_size)
+        model = self.config.model.model_copy(update={"path": self.model_path})  # workers run in other directories
+        fleet = EngineFleet(self.sampler.engines, engine.tensor_parallel_size, model.train_vision, engine.request_timeout_s)
+        self._learner = Learner(learner, model, objective, self.run.path, total_steps=self._total_steps, tgrpo=tgrpo,
+                                rewards=rewards, temperature=temperature, seed=self.config.seed, fleet=fleet,
+                                weight_transfer=engine.weight_transfer, resume=self.resumed.checkpoint)
+        self._stack.callback(self._learner.stop)
+        self._learner.launch(place)
+        return self._learner
+
+    def await_actors(self) -> None:
+        """Wait until all that was launched can serve, engines of a resumed run with its weights."""
+        self._await_sampler()
+        if self._learner is None:
+            return
         with self.phase("learner"):
-            place = self.placement.give_back(LEARNER)
-            if place is not None and place.count < learner.workers:
-                self._learner_size = {"workers": place.count}
-                learner = learner.model_copy(update=self._learner_size)
-            model = self.config.model.model_copy(update={"path": self.model_path})  # workers run in other directories
-            engine = self.config.engine
-            fleet = EngineFleet(self.sampler.engines, engine.tensor_parallel_size, model.train_vision, engine.request_timeout_s)
-            handle = Learner(learner, model, objective, self.run.path, total_steps=self._total_steps, tgrpo=tgrpo,
-                             rewards=rewards, temperature=temperature, seed=self.config.seed, fleet=fleet,
-                             weight_transfer=engine.weight_transfer, resume=self.resumed.checkpoint)
-            self._stack.callback(handle.stop)
-            handle.start(place)
-            self.sampler.connect(handle.publish)
+            self._learner.wait()
+            self.sampler.connect(self._learner.publish)
             if self.resumed.checkpoint and self.sampler.engines:
                 self.sampler.update_weights(self.steps_done)
-        return handle
+
+    def _await_sampler(self) -> None:
+        with self.phase("engines"):
+            self.sampler.wait()
 
     def begin_step(self) -> None:
         """Forget the phase times of what came before."""

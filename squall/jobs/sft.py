@@ -76,8 +76,9 @@ def train(config: SFTJobConfig) -> Path:
         questions = session.questions(config.evaluation, kinds)
         stream = TargetStream(config, session.manifest, session.model_path, session.resumed.state.get("cursor", 0))
         session.start(demands(config), plan(config), needs_of(config, 2 * config.samples_per_step, hands_over=bool(questions)))
-        sampler = session.start_sampler(RewardConfig(), engines=bool(questions))
-        learner = session.start_learner(config.learner, "sft")
+        sampler = session.launch_sampler(RewardConfig(), engines=bool(questions))
+        learner = session.launch_learner(config.learner, "sft")
+        session.await_actors()
         with session.stops_well(learner, stream.state):
             before = session.evaluate(questions, step=session.first_step)
             with session.progress.phase("train"):

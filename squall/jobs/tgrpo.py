@@ -162,11 +162,12 @@ def train(config: TGRPOJobConfig) -> int:
         questions = session.questions(config.evaluation, tuple(config.corruption.kinds)) if sampling and learning else []
         waiting = (config.max_staleness + 1) * config.groups_per_step
         session.start(demands(config), plan(config), needs_of(config, waiting, hands_over=sampling and learning))
-        sampler = session.start_sampler(config.rewards, engines=sampling, judge=config.judge, needs_judge=config.needs_judge)
+        sampler = session.launch_sampler(config.rewards, engines=sampling, judge=config.judge, needs_judge=config.needs_judge)
         learner = None
         if learning:
-            learner = session.start_learner(config.learner, "tgrpo", tgrpo=config.tgrpo, rewards=config.rewards,
-                                            temperature=config.temperature)
+            learner = session.launch_learner(config.learner, "tgrpo", tgrpo=config.tgrpo, rewards=config.rewards,
+                                             temperature=config.temperature)
+        session.await_actors()
         stream = (RolloutStream(config, session, sampler) if sampling
                   else ReplayStream(config.learn_only, session.steps_done, sampler, config.rewards))
         with session.stops_well(learner, stream.state):

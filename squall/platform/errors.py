@@ -60,9 +60,10 @@ def nearest(word: str, candidates: Iterable[str]) -> str:
 
 
 def cause(error: BaseException) -> str:
-    """What a long error of a remote process comes down to: that memory ran out, or the last line of its text."""
+    """What a long error of a remote process comes down to: that memory ran out, or the last line that says something."""
     text = str(error)
     if "out of memory" in text.lower():
         return "memory ran out and the process was killed; run less on the node, or lower counts, caches and micro-batches"
     lines = [line.strip() for line in text.splitlines() if line.strip()]
+    lines = [line for line in lines if not line.startswith("For further information visit")]  # as pydantic's errors end
     return lines[-1][:300] if lines else type(error).__name__

@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import os
+import re
+import subprocess
+import sys
+from contextlib import suppress
 from pathlib import Path
 
 import psutil
@@ -9,7 +13,7 @@ import ray
 import torch
 
 from squall.actors import weight_transfer
-from squall.actors.rollout_engine import GenerateRequest
+from squall.actors.rollout_engine import GenerateRequest, _unlink_shared_buffers
 from squall.actors.weight_transfer import PREFIX, SHARED_MEMORY, EngineFleet, open_sender
 from squall.platform.errors import DataError
 from squall.platform.models import load_policy, load_processor
@@ -167,7 +171,31 @@ def test_an_engine_asleep_holds_questions_back_until_it_has_new_weights(engine, 
 
 
 def test_buffers_between_an_engines_processes_have_no_name_that_could_outlive_them(engine):
-    children = psutil.Process(ray.get(engine.ready.remote())).children(recursive=True)
-    mapped = {line for child in children for line in Path(f"/proc/{child.pid}/maps").read_text().splitlines()
-              if "/dev/shm/psm_" in line}
-    assert mapped and all(line.endswith("(deleted)") for line in mapped)
+    assert named_buffers(ray.get(engine.ready.remote())) == []
+    child = subprocess.Popen([sys.executable, "-c", MAPS_A_BUFFER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    try:  # a worker of an engine that is split over several GPUs, which share one
+        name = child.stdout.readline().strip()
+        assert named_buffers(os.getpid()) == [name]
+        _unlink_shared_buffers(os.getpid())
+        assert named_buffers(os.getpid()) == [] and not Path(name).exists()
+    finally:
+        child.communicate("go\n", timeout=60)
+
+
+def named_buffers(process: int) -> list[str]:
+    """Shared memory of vLLM's that processes under this one have mapped and that can be found by name."""
+    found: set[str] = set()
+    for child in psutil.Process(process).children(recursive=True):
+        with suppress(OSError):  # it has just ended
+            found.update(re.findall(r"/dev/shm/psm_\w+$", Path(f"/proc/{child.pid}/maps").read_text(), re.MULTILINE))
+    return sorted(found)
+
+
+MAPS_A_BUFFER = """
+from multiprocessing.resource_tracker import unregister
+from multiprocessing.shared_memory import SharedMemory
+buffer = SharedMemory(create=True, size=4096)
+unregister(buffer._name, "shared_memory")
+print("/dev/shm" + buffer._name, flush=True)
+input()
+"""

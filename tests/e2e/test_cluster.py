@@ -150,8 +150,9 @@ def watch(job: subprocess.Popen[str], port: int, run: str, seen: set[str], expor
 
 def test_ctrl_c_stops_the_job_with_a_checkpoint(head: Head, manifest: Path, tmp_path: Path) -> None:
     address = head[0]
-    job = squall("submit", "--address", address, "--submission-id", "long-run", *TRAIN,
-                 f"data.train={manifest}", "steps=500", folder=tmp_path)
+    job = squall("submit", "--address", address, "--submission-id", "long-run", "train", "sft", "@sft",
+                 "model.path=@embedded", f"data.train={manifest}", "evaluation.manifest=null", "samples_per_step=4",
+                 "steps=5000", folder=tmp_path)
     metrics = tmp_path / "runs" / "long-run" / "metrics.jsonl"
     wait_until(lambda: metrics.exists() and metrics.read_text(), 240)
     job.send_signal(signal.SIGINT)

@@ -7,8 +7,6 @@ import math
 import os
 import re
 import signal
-import subprocess
-import sys
 import time
 from collections import Counter
 from pathlib import Path
@@ -16,6 +14,7 @@ from statistics import fmean
 
 import pytest
 import ray
+from processes import Command
 
 from squall.actors.sampling import GroupSampler
 from squall.algorithms.tgrpo import group_advantages
@@ -71,21 +70,15 @@ def losses(run: Path) -> list[float]:
     return [row["loss"] for row in read_metrics(run / "metrics.jsonl") if "loss" in row]
 
 
-def start(words: list[str], log: Path) -> subprocess.Popen[bytes]:
-    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address}
-    return subprocess.Popen([sys.executable, "-m", "squall", "train", "tgrpo", *words], stdout=log.open("wb"),
-                            stderr=subprocess.STDOUT, env=environment)
-
-
-def wait_for(condition, process: subprocess.Popen[bytes], log: Path, what: str) -> None:
+def wait_for(condition, command: Command, what: str) -> None:
     deadline = time.monotonic() + 200
     while not condition():
-        assert process.poll() is None, f"the run ended before {what}:\n{log.read_text()}"
-        assert time.monotonic() < deadline, f"no {what}:\n{log.read_text()}"
+        assert command.poll() is None, f"the run ended before {what}:\n{command.printed}"
+        assert time.monotonic() < deadline, f"no {what}:\n{command.printed}"
         time.sleep(0.05)
 
 
-def kill_at_work(role: str, process: subprocess.Popen[bytes], log: Path) -> None:
+def kill_at_work(role: str, command: Command) -> None:
     """SIGKILL a worker's process while the run's engine is answering."""
     engine, worker = (ray.get_actor(f"{name}-0", namespace="squall-hurt") for name in ("engine", role))
 
@@ -95,31 +88,31 @@ def kill_at_work(role: str, process: subprocess.Popen[bytes], log: Path) -> None
         except ray.exceptions.RayError:  # killed before, and not back yet
             return False
 
-    wait_for(busy, process, log, "request in flight")
+    wait_for(busy, command, "request in flight")
     os.kill(ray.get(worker.ping.remote(), timeout=60), signal.SIGKILL)
 
 
 def test_kills_and_a_resume_change_neither_what_is_consumed_nor_what_is_learned(overrides: list[str], whole: Path,
                                                                               tmp_path: Path) -> None:
-    run, log = whole.parent / "hurt", tmp_path / "log"
-    words = ["@demo", *overrides, "name=hurt"]
-    process = start(words, log)
-    wait_for(lambda: (run / "consumed.jsonl").exists(), process, log, "first step")
-    kill_at_work("reward", process, log)
-    kill_at_work("engine", process, log)
-    again = [sys.executable, "-m", "squall", "train", "tgrpo", *words, "--resume"]
-    refused = subprocess.run(again, capture_output=True, text=True)
-    assert refused.returncode == 2 and "a live run is writing here" in refused.stderr
-    wait_for((run / "checkpoints" / "step-000002").is_dir, process, log, "checkpoint")
-    wait_for(lambda: "reward-0" in (run / "events.jsonl").read_text(), process, log, "word of the reward worker's death")
-    process.send_signal(signal.SIGINT)
-    assert process.wait(timeout=120) == 0, log.read_text()
+    run = whole.parent / "hurt"
+    words = ["train", "tgrpo", "@demo", *overrides, "name=hurt"]
+    command = Command(tmp_path, *words)
+    wait_for(lambda: (run / "consumed.jsonl").exists(), command, "first step")
+    kill_at_work("reward", command)
+    kill_at_work("engine", command)
+    refused = Command(tmp_path, *words, "--resume")
+    assert refused.wait() == 2 and "a live run is writing here" in refused.printed
+    wait_for((run / "checkpoints" / "step-000002").is_dir, command, "checkpoint")
+    wait_for(lambda: "reward-0" in (run / "events.jsonl").read_text(), command, "word of the reward worker's death")
+    command.signal(signal.SIGINT)
+    assert command.wait(120) == 0, command.printed
     stopped = state(run, max(path.name for path in (run / "checkpoints").glob("step-*")))
     assert any(isinstance(item, str) for item in stopped["ahead"]), "it stopped with difficult questions to look at again"
-    command = re.search(r"resume with: squall train tgrpo (\S+) --resume", log.read_text())
-    assert command and "stopped after step" in log.read_text()
+    going_on = re.search(r"resume with: squall train tgrpo (\S+) --resume", command.printed)
+    assert going_on and "stopped after step" in command.printed
 
-    assert start([command[1], "--resume"], log).wait(timeout=300) == 0, log.read_text()
+    resumed = Command(tmp_path, "train", "tgrpo", going_on[1], "--resume")
+    assert resumed.wait() == 0, resumed.printed
     assert consumed(run) == consumed(whole)
     assert max(Counter(group for _, group, _ in consumed(run)).values()) == 1
     last = f"step-{STEPS:06d}"
@@ -138,7 +131,8 @@ def test_kills_and_a_resume_change_neither_what_is_consumed_nor_what_is_learned(
     kept += [group for step in range(STEPS) for _, group in store.read_dropped(step)]  # what was tried again may be of no use
     attempts = {rollout.attempt_id.split("#")[1] for group in kept for rollout in group.sampled.rollouts}
     assert attempts > {"0"}
-    assert "raylet" not in log.read_text() and "A worker died or was killed" in (run / "logs" / "ray.log").read_text()
+    assert "raylet" not in command.printed + resumed.printed
+    assert "A worker died or was killed" in (run / "logs" / "ray.log").read_text()
     assert (run / "logs" / "engine-0.log").read_text().count("--- process ") >= 3  # begun, after the kill, resumed
 
 
@@ -174,16 +168,16 @@ def test_one_step_again_is_equal_bit_by_bit(whole: Path, capsys: pytest.CaptureF
 def test_rollouts_alone_leave_answers_and_no_checkpoint(overrides: list[str], ray_cluster: object,
                                                         monkeypatch: pytest.MonkeyPatch) -> None:
     asked: dict[int, int] = {}
-    write, start = RolloutStore.write, GroupSampler.start
+    write, launch = RolloutStore.write, GroupSampler.launch
 
-    def started(sampler: GroupSampler, *arguments: bool) -> None:
+    def launched(sampler: GroupSampler, *arguments: bool) -> None:
         def writing(store: RolloutStore, step: int, *groups: object) -> None:
             asked[step] = len(sampler._flights) + len(sampler._waiting)
             write(store, step, *groups)
         monkeypatch.setattr(RolloutStore, "write", writing)
-        start(sampler, *arguments)
+        launch(sampler, *arguments)
 
-    monkeypatch.setattr(GroupSampler, "start", started)
+    monkeypatch.setattr(GroupSampler, "launch", launched)
     config = load_config(tgrpo.TGRPOJobConfig, "@demo", [*overrides, "name=sampled", "rollouts_only=true", "steps=2",
                                                         "difficulty.memory.size=0", "trace_steps=[2]"])
     assert tgrpo.run(config) == 0
