@@ -27,6 +27,20 @@ def pytest_runtest_setup() -> None:
         sys.modules["torch"].set_num_threads(1)
 
 
+def pytest_runtest_logreport(report: pytest.TestReport) -> None:
+    """Show at once what failed: the whole takes long, and may be broken off."""
+    if report.failed:
+        print(f"\n{report.nodeid}\n{report.longreprtext}", file=sys.__stdout__, flush=True)
+
+
+@pytest.fixture(autouse=True)
+def commands_end() -> Iterator[None]:
+    """Commands in processes of their own end with their test."""
+    yield
+    if "processes" in sys.modules:
+        sys.modules["processes"].Command.end_all()
+
+
 @pytest.fixture(scope="session")
 def policy_dir() -> Path:
     """The policy that ships with Squall."""

@@ -12,6 +12,7 @@ import tempfile
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from typing import ClassVar
 
 import ray
 
@@ -27,7 +28,10 @@ def rows(path: Path) -> list[dict]:
 
 
 class Command:
-    """`squall WORDS`, begun in a folder, on the cluster of this process."""
+    """`squall WORDS`, begun in a folder, on the cluster of this process. It ends with the test that began it."""
+
+    begun: ClassVar[list[Command]] = []
+    """By the present test."""
 
     def __init__(self, folder: Path, *words: object) -> None:
         self._log = tempfile.NamedTemporaryFile(prefix="squall-")
@@ -37,6 +41,15 @@ class Command:
         self._process = context.Process(target=_run, daemon=True, args=(
             str(folder), [str(word) for word in words], self._log.name, environment))
         self._process.start()
+        self.begun.append(self)
+
+    @classmethod
+    def end_all(cls) -> None:
+        """Kill what a test that failed has left: it would take CPUs from those after it."""
+        while cls.begun:
+            process = cls.begun.pop()._process
+            process.kill()
+            process.join(60)
 
     @property
     def printed(self) -> str:

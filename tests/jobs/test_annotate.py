@@ -276,6 +276,7 @@ def test_a_run_that_was_killed_ends_as_an_undisturbed_one_of_more_workers(data: 
     (data / "slow_rewards.py").write_text(SLOW)
     journal, output = data / "cot.annotate" / "answered.jsonl", data / "cot.jsonl"
     one_by_one = "workers.max_groups_in_flight=1"
+    whole = start(data, "whole.jsonl", "workers.reward_count=2", "workers.corruption_count=2", "engine.count=2")
     command = start(data, "cot.jsonl", one_by_one)
     assert command.stop_after(journal, 3, signal.SIGKILL) == -signal.SIGKILL, command.printed
     killed = len(rows(journal))
@@ -291,8 +292,7 @@ def test_a_run_that_was_killed_ends_as_an_undisturbed_one_of_more_workers(data: 
     for text in ("2 questions lost (", "13 questions asked, ", "manifest: cot.jsonl"):
         assert text in command.printed
 
-    command = start(data, "whole.jsonl", "workers.reward_count=2", "workers.corruption_count=2", "engine.count=2")
-    assert command.wait() == 0, command.printed
+    assert whole.wait() == 0, whole.printed
     assert output.read_bytes() == (data / "whole.jsonl").read_bytes()
     check_that_it_can_be_trained_on(data, output)
 

@@ -182,6 +182,8 @@ def test_a_run_that_was_stopped_and_killed_ends_in_the_files_of_an_undisturbed_o
     journal = run / "answers.jsonl"
     words = ("manifest=colours.jsonl", "kinds=[slow_kinds:slow, night]", f"model.path={colours}", *NIGHT)
     one_by_one = "workers.max_groups_in_flight=1"  # in a batch with others the last digit of a probability may differ
+    more = ("workers.reward_count=2", "workers.corruption_count=2", "engine.count=2")
+    undisturbed = Command(data, "evaluate", *words, "name=whole", one_by_one, *more)
     stopped = Command(data, "evaluate", *words, "name=stopped", one_by_one)
     assert stopped.stop_after(journal, 3, signal.SIGINT) == 130
     assert "of 45 answers are in; go on with: squall evaluate runs/stopped/config.yaml --resume" in stopped.printed
@@ -199,8 +201,6 @@ def test_a_run_that_was_stopped_and_killed_ends_in_the_files_of_an_undisturbed_o
     assert len(rows(journal)) == 40  # nothing was asked twice, and of the camera question there are none
 
     whole = data / "runs" / "whole"
-    more = ("workers.reward_count=2", "workers.corruption_count=2", "engine.count=2")
-    undisturbed = Command(data, "evaluate", *words, "name=whole", one_by_one, *more)
     assert undisturbed.wait() == 0, undisturbed.printed
     assert pq.read_table(run / "answers.parquet").equals(pq.read_table(whole / "answers.parquet"))
     first, second = read_card(run), read_card(whole)
