@@ -27,7 +27,7 @@ from ray.tune.registry import ENV_CREATOR, _global_registry, register_env
 
 from squall.actors.attacker_config import AttackerTrainingConfig, Iteration, Labelled, MakeEnv
 from squall.actors.attacker_env import COUNTS, AttackerEnv, EpisodeCounts
-from squall.actors.attacker_modules import module_specs
+from squall.actors.attacker_modules import AttackerLearner, module_specs
 from squall.actors.attacker_runner import AttackerRunner
 from squall.actors.cluster import outside_placement_group
 from squall.algorithms.video_attack.asking import Ask
@@ -163,7 +163,7 @@ class AttackerAlgorithm:
                          num_envs_per_env_runner=config.clips_at_once, num_cpus_per_env_runner=config.runner_cpus,
                          sample_timeout_s=config.sample_timeout_s)
             .fault_tolerance(restart_failed_env_runners=True, delay_between_env_runner_restarts_s=1.0)
-            .learners(num_learners=0, num_gpus_per_learner=0)
+            .learners(learner_class=AttackerLearner, num_learners=0, num_gpus_per_learner=0)
             .training(lr=config.learning_rate, gamma=config.discount, lambda_=config.gae_lambda, clip_param=config.clip_ratio,
                       entropy_coeff=config.entropy, vf_loss_coeff=0.5, vf_clip_param=math.inf, use_kl_loss=False, grad_clip=0.5,
                       grad_clip_by="global_norm", train_batch_size_per_learner=config.steps_per_iteration,

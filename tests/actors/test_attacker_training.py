@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -113,6 +115,29 @@ def test_training_goes_on_from_its_checkpoint_and_another_run_from_it(ray_cluste
     assert [one.number for one in told] == [1, 2] and 256 <= told[1].steps < 512
     assert not any(torch.equal(further[name], tensor) for name, tensor in first.items() if name.endswith("near.weight"))
     assert [path.name for path in run_of(tmp_path / "other").finished_checkpoints()] == ["step-000002"]
+
+
+IN_A_PROCESS = """
+import sys
+from pathlib import Path
+import ray, torch
+torch.set_num_threads(1)
+ray.init(log_to_driver=False)
+from tests.actors.test_attacker_training import trained, training, weights
+made = weights(trained(Path(sys.argv[1]), training(steps_per_iteration=64)))
+print("weights", sorted((name, tensor.double().sum().item()) for name, tensor in made.items()))
+"""
+
+
+def test_processes_that_hash_names_differently_train_the_same_attackers(ray_cluster: object, tmp_path: Path) -> None:
+    root = Path(__file__).parents[2]
+    environment = os.environ | {"RAY_ADDRESS": ray.get_runtime_context().gcs_address,
+                                "PYTHONPATH": f"{root}:{root / 'tests' / 'helpers'}"}
+    made = [subprocess.Popen([sys.executable, "-c", IN_A_PROCESS, str(tmp_path / seed)], text=True, stdout=subprocess.PIPE,
+                             env=environment | {"PYTHONHASHSEED": seed}) for seed in ("0", "1")]  # in which sets differ
+    first, second = ([line for line in process.communicate(timeout=240)[0].splitlines() if line.startswith("weights")]
+                     for process in made)
+    assert len(first) == 1 and first == second
 
 
 def test_a_checkpoint_of_other_networks_is_refused(ray_cluster: object, tmp_path: Path) -> None:
