@@ -149,7 +149,9 @@ class GroupSampler:
         self._starting += [("reward", rewards, takes["reward"]), ("engine", self._engines, takes["engine"])]
 
     def wait(self) -> None:
-        """Wait until all actors that were started can serve."""
+        """Wait until all actors that were launched can serve; nothing to do when they were waited for before."""
+        if not self._starting:
+            return
         for role, actors, takes in tuple(self._starting):
             self._supervisor.add(role, actors, takes)
             self._starting.pop(0)

@@ -170,6 +170,11 @@ def test_an_engine_asleep_holds_questions_back_until_it_has_new_weights(engine, 
     assert after.token_ids == before.token_ids and after.logprobs == pytest.approx(before.logprobs, abs=1e-5)
 
 
+def test_an_engine_without_gpus_is_one_process_beside_its_actor(engine):
+    children = psutil.Process(ray.get(engine.ready.remote())).children(recursive=True)
+    assert [child.name() for child in children if "VLLM" in child.name()] == ["VLLM::EngineCore"]
+
+
 def test_buffers_between_an_engines_processes_have_no_name_that_could_outlive_them(engine):
     assert named_buffers(ray.get(engine.ready.remote())) == []
     child = subprocess.Popen([sys.executable, "-c", MAPS_A_BUFFER], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 import ray
+from processes import Command
 
 from squall.cli import main
 from squall.jobs import report, run_session, sft, tgrpo
@@ -58,12 +61,43 @@ def test_a_run_trains_and_leaves_everything_behind(manifests: dict[str, Path], r
     assert {rollout.weight_version for group in groups for rollout in group.scored.sampled.rollouts} == {1}
     assert all(len(group.scored.sampled.rollouts) == 4 + 8 + 4 for group in groups)
     assert load_policy(str(run / "checkpoints" / "step-000002")).num_parameters() > 800_000
+    assert began(run, "learner-0.log", "--- process") < began(run, "driver.log", "| learner |"), "it loads beside the engines"
     held = RolloutStore(run / "heldout")
     assert held.steps() == [0, 2] and [len(held.read(step)) for step in (0, 2)] == [24, 24]
     page = (run / "report.html").read_text()
     assert "Held-out clips and answers" in page and "not exactly the pixels" not in page and "cannot be shown" not in page
     (run / "report.html").unlink()
     assert report.run(report.ReportConfig(runs=(run,))) == 0 and (run / "report.html").read_text() == page
+
+
+def began(run: Path, log: str, marker: str) -> str:
+    """Time, in UTC, of the first line of a log with a marker."""
+    line = next(line for line in (run / "logs" / log).read_text().splitlines() if marker in line)
+    return re.search(r"\d{4}-\d\d-\d\dT[\d:.]+", line)[0]
+
+
+@pytest.mark.cluster
+def test_an_engine_that_cannot_start_ends_the_run_and_the_learner_that_loads(
+        manifests: dict[str, Path], ray_cluster: object, tmp_path: Path) -> None:
+    command = Command(tmp_path, "train", "tgrpo", "@demo", f"data.train={manifests['train']}", "evaluation.manifest=null",
+                      "name=deaf", "engine.max_model_len=9999999")
+    assert command.wait() == 2
+    assert command.printed.count("error: ") == 1 and "Traceback" not in command.printed, command.printed
+    assert re.search(r"error: engine-0 could not start: Value error, User-specified max_model_len \(9999999\)", command.printed)
+    assert "logs/engine-0.log" in command.printed and (tmp_path / "runs" / "deaf" / "logs" / "learner-0.log").is_file()
+    deadline = time.monotonic() + 60
+    while ray.available_resources()["CPU"] < ray.cluster_resources()["CPU"] - engines_of_tests():
+        assert time.monotonic() < deadline, "it holds what it had reserved"
+        time.sleep(0.5)
+
+
+def engines_of_tests() -> int:
+    """CPUs that the engine of the test run holds, where one was asked for before."""
+    try:
+        ray.get_actor("engine-0", namespace="squall-tests")
+    except ValueError:
+        return 0
+    return 1
 
 
 @pytest.mark.parametrize(("overrides", "message"), [
