@@ -14,6 +14,7 @@ python := $(VENV)/bin/python
 stamp := $(VENV)/.squall-env
 log := $(VENV)/install.log
 torch := $(shell sed -n 's/^torch==//p' constraints.txt)
+fast_tests := $(python) -m pytest -m "not cluster" --numprocesses logical --maxprocesses 8 --dist loadfile
 
 .PHONY: env demo test test-fast lint
 
@@ -40,10 +41,10 @@ demo: env
 	@$(VENV)/bin/squall demo
 
 test: env
-	@$(python) -m pytest
+	@$(fast_tests); fast=$$?; [ $$fast -lt 2 ] && $(python) -m pytest -m cluster && exit $$fast
 
 test-fast: env
-	@$(python) -m pytest -m "not cluster"
+	@$(fast_tests)
 
 lint: env
 	@$(VENV)/bin/ruff check .

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Iterator
@@ -29,7 +30,7 @@ def pytest_runtest_setup() -> None:
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
     """Show at once what failed: the whole takes long, and may be broken off."""
-    if report.failed:
+    if report.failed and "PYTEST_XDIST_WORKER" not in os.environ:  # which hands it on to the process that began it
         print(f"\n{report.nodeid}\n{report.longreprtext}", file=sys.__stdout__, flush=True)
 
 
