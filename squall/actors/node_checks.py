@@ -161,12 +161,16 @@ def _little_memory(node: Node, report: NodeReport, needs: Needs, places: Places)
         yield (f"node {node.name} has an object store of {_gib(node.object_store_bytes)} and its {workers} may make "
                f"{_gib(share)} of clips at a time; start it with a larger --object-store-memory (and /dev/shm), or lower "
                "workers.max_groups_in_flight, groups_per_step or data.frames")
-    holds = places.engines[node.id] or places.learner[node.id]
-    if holds and needs.weights and share + needs.weights > report.shared_memory:
+    holders = +(places.engines + places.learner)
+    # To another node weights go through the object store, which lies in shared memory too and spills what is too much for it.
+    crossing = needs.weights if len(holders) > 1 else 0
+    stored = min(share + crossing, max(share, node.object_store_bytes))
+    if holders[node.id] and needs.weights and stored + needs.weights > report.shared_memory:
         clips = f" beside {_gib(share)} of clips" if share else ""
+        passing = f" and up to {_gib(stored - share)} in the object store on the way to other nodes" if crossing else ""
         yield (f"node {node.name} has {_gib(report.shared_memory)} free in {SHARED_MEMORY} and a hand-over of weights takes "
-               f"{_gib(needs.weights)}{clips}; start its container with a larger shared memory (--shm-size, or an emptyDir of "
-               "medium Memory)")
+               f"{_gib(needs.weights)}{clips}{passing}; start its container with a larger shared memory (--shm-size, or an "
+               "emptyDir of medium Memory)")
 
 
 def _folders_of_ray() -> dict[str, str]:

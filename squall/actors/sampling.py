@@ -473,21 +473,22 @@ class GroupSampler:
         self._publish = publish
 
     def update_weights(self, version: int, meanwhile: Callable[[], None] = lambda: None) -> None:
-        """Have the learner's weights handed to every engine under a version; engines that die meanwhile are brought back.
+        """Have the learner's weights handed to every engine that lives under a version.
+
+        One that Ray is starting anew gets them when it is back, in `poll` or `run`: the others do not wait for it.
 
         Args:
             meanwhile: called while engines end what they are answering; it may `poll`.
         """
         if self._publish is None:
             raise SquallError("update_weights before connect: nobody has weights to hand over")
-        self._supervisor.settle("engine")
+        engines = self._supervisor.settle("engine")
         for worker in (*self._supervisor.of("corruption"), *self._supervisor.of("reward")):
             self._supervisor.suspect(worker, "")  # one that died with nothing in its hands is counted too
-        engines = self._supervisor.of("engine")
         processes = [(worker.process, worker.deaths) for worker in engines]
         # One may have died while nothing was asked: another process is another connection.
         lost = self._publish(version, [worker.number for worker in engines], reconnect=processes != self._processes,
-                             meanwhile=meanwhile)
+                             meanwhile=meanwhile) if engines else {}
         self._processes, self._version = processes, version
         for worker, process in zip(engines, processes, strict=True):
             if worker.number in lost:

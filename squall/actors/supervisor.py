@@ -167,13 +167,17 @@ class Supervisor:
             elif worker.state is WorkerState.RESTARTING and time.monotonic() >= worker.ask_again_at:
                 worker.question = worker.actor.ready.remote()
 
-    def settle(self, role: str) -> None:
-        """Wait until every worker of a role lives or is given up; each is asked."""
+    def settle(self, role: str) -> list[Worker]:
+        """The workers of a role that live; each is asked. Those that Ray is starting anew are not waited for."""
         for worker in self.of(role):
             self.suspect(worker, "")
-        while any(worker.question is not None or worker.state is WorkerState.RESTARTING for worker in self.of(role)):
+        while any(worker.question is not None for worker in self._running(role)):
             self.tick()
             time.sleep(0.02)
+        return self._running(role)
+
+    def _running(self, role: str) -> list[Worker]:
+        return [worker for worker in self.of(role) if worker.state is not WorkerState.RESTARTING]
 
     def refused(self, worker: Worker, reason: str) -> None:
         """The worker was lost while it received weights.
@@ -244,6 +248,9 @@ class Supervisor:
             self._move(worker, WorkerEvent.DIED, worker.suspicion or reason)
             self._move(worker, WorkerEvent.RESTART, "Ray starts it anew")
             worker.deadline, worker.gone, worker.told = now + self.startup_timeout_s, utc_now(), False
+        elif ray._private.state.actors(worker.actor._actor_id.hex()).get("State") == "DEAD":  # Ray tries no more
+            self._retire(worker, f"could not be started anew: {reason}")
+            return
         elif now > worker.deadline:
             self._give_up(worker)
             return

@@ -139,8 +139,8 @@ class WorkerGroup:
             raise kind(f"learner failed while {phase}: {cause(self._failure)}; see {self._run_path}/logs/learner-*.log, or "
                        "Ray's logs of its node") from self._failure
         if time.monotonic() > deadline:
-            raise SquallError(f"learner: no answer in time while {phase}; see {self._run_path}/logs/learner-*.log, or raise "
-                              "learner.step_timeout_s or learner.start_timeout_s")
+            raise SquallError(f"learner: no answer in time while {phase}; {self._clue()}, or raise learner.step_timeout_s or "
+                              "learner.start_timeout_s")
         return None
 
     def ask(self, command: Any, phase: str) -> dict[str, Any]:
@@ -177,6 +177,13 @@ class WorkerGroup:
 
     def _expect(self, index: int, timeout_s: float, phase: str) -> None:
         self._awaited = (self._buffer.result.remote(index), phase, time.monotonic() + timeout_s)
+
+    def _clue(self) -> str:
+        """Where to look for why the workers do not answer."""
+        if any(self._run_path.glob("logs/learner-*.log")):
+            return f"see {self._run_path}/logs/learner-*.log"
+        return ("no worker has begun a log here: another run may have taken their place (squall jobs), or they log elsewhere, "
+                "see Ray's logs of their nodes")
 
     def _wait(self) -> dict[str, Any]:
         while (result := self.poll()) is None:

@@ -1,4 +1,4 @@
-"""Nodes that Ray is told will go (spot instances, `kubectl drain`, a smaller cluster), and what a run does about it."""
+"""Nodes that Ray is told will go (`ray drain-node`, an autoscaler), and what a run does about it."""
 
 from __future__ import annotations
 

@@ -32,9 +32,6 @@ def recovering(train: Callable[[Config], Result], config: Config, recoveries: in
                 raise
             run = RunDirectory.open(error.run)
             again = run.latest_checkpoint()
-            if again is None:
-                with run.lock():
-                    run.rewind(0)
             say(Console(), f"{error}. Going on from {again.name if again else 'the first step: no checkpoint was written yet'} "
                            f"({left - 1} of learner.recoveries {recoveries} left)")
             config = config.model_copy(update={"resume": True, "name": run.name})

@@ -48,24 +48,26 @@ class ResumePoint:
 
 
 def find_resume_point(run: RunDirectory) -> ResumePoint:
-    """The latest checkpoint that is whole; the beginning for a run that has done nothing yet.
+    """The latest checkpoint that is whole; the beginning where none was written yet.
 
     Raises:
-        SquallError: steps are recorded and no checkpoint is whole.
+        SquallError: there are checkpoints and none is whole.
     """
     notes = []
     for checkpoint in run.finished_checkpoints():
         try:
             state = read_state(checkpoint)
         except SquallError as error:
-            notes.append(f"{error}; going back to the one before")
+            notes.append(str(error))
             continue
-        return ResumePoint(checkpoint_step(checkpoint), checkpoint, state, tuple(notes))
+        return ResumePoint(checkpoint_step(checkpoint), checkpoint, state,
+                           tuple(f"{note}; going back to the one before" for note in notes))
+    if notes:
+        raise SquallError(f"{run.path}: no checkpoint is whole, so none can be gone on from ({notes[0]}). Nothing was touched: "
+                          "start a new run under another name")
     recorded = len(read_lines(run.consumed))
-    if recorded:
-        raise SquallError(f"{run.path}: {recorded} steps are recorded and no checkpoint is whole, so none can be gone on from"
-                          + (f" ({notes[0]})" if notes else "") + ". Nothing was touched: start a new run under another name")
-    return ResumePoint(notes=("no step was done yet: the run starts from its first step",))
+    done = f"{recorded} steps were done and no checkpoint was written" if recorded else "no step was done yet"
+    return ResumePoint(notes=(f"{done}: the run starts from its first step",))
 
 
 def fork_point(checkpoint: Path) -> ResumePoint:

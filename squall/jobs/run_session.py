@@ -288,6 +288,8 @@ class RunSession:
             cluster = start_ray(self.config.ray_address, dashboard=self.config.dashboard)
             self._stack.callback(stop_ray)
             self._stack.enter_context(messages_of_ray(self._log("ray")))
+            self.gauges = RayGauges(self.run.name)
+            self.gauges.set("steps", self._total_steps)  # before nodes are waited for: a run that does is not gone
             self._reserve(plan, cluster)
             self._check_nodes(needs or Needs())
             if len((nodes := cluster_resources()).nodes) > 1:
@@ -297,8 +299,6 @@ class RunSession:
             self._remote.start(self.run.path)
         if cluster.dashboard_url:
             self.progress.note(f"Ray dashboard http://{cluster.dashboard_url}")
-        self.gauges = RayGauges(self.run.name)
-        self.gauges.set("steps", self._total_steps)
         self.live = LiveFile(self.run.live)
         self.progress.on_phase = self._on_phase
         self.tracker = open_tracker(self.run.path, self.config.tracking, self.config.model_dump(mode="json"), [self.gauges],

@@ -22,9 +22,9 @@ WELL = NodeReport({"Python": "3.11.9", "Ray": "2.60.0", "vLLM": "0.32.0", "Squal
 PLACES = Places(Counter(a=1, b=3), Counter(b=1), Counter(a=1))
 
 
-def found(needs: Needs, **other: NodeReport) -> list[str]:
+def found(needs: Needs, places: Places = PLACES, **other: NodeReport) -> list[str]:
     reports = {"a": WELL, "b": WELL} | other
-    return list(problems(ClusterResources(8, 0, nodes=NODES), reports, other.get("driver", WELL), needs, PLACES, GIB))
+    return list(problems(ClusterResources(8, 0, nodes=NODES), reports, other.get("driver", WELL), needs, places, GIB))
 
 
 def versions(**other: str | None) -> NodeReport:
@@ -51,8 +51,12 @@ def test_memory_is_summed_up_by_node() -> None:
     (store,) = found(Needs(clips=3 * GIB))
     assert store.startswith("node b has an object store of 2.0 GiB and its 3 of 4 corruption workers may make 2.2 GiB of clips")
     few = replace(WELL, shared_memory=6 * GIB)
-    (shared,) = found(Needs(clips=2 * GIB, weights=5 * GIB), a=few, b=few)  # 0.5 + 5 on a, 1.5 + 5 on b
+    needs = Needs(clips=2 * GIB, weights=5 * GIB)
+    (shared,) = found(needs, a=few, b=few, places=replace(PLACES, learner=Counter(b=1)))  # nothing on a, 1.5 + 5 on b
     assert shared.startswith("node b has 6.0 GiB free in /dev/shm and a hand-over of weights takes 5.0 GiB beside 1.5 GiB of")
+    first, second = found(needs, a=few, b=few)  # 5 on each, and the object stores of 2, through which they go
+    assert "takes 5.0 GiB beside 0.5 GiB of clips and up to 1.5 GiB in the object store on the way to other nodes; " in first
+    assert "takes 5.0 GiB beside 1.5 GiB of clips and up to 0.5 GiB in the object store" in second
 
 
 def test_the_output_must_hold_a_checkpoint() -> None:

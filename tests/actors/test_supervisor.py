@@ -21,12 +21,14 @@ pytestmark = pytest.mark.cluster
 
 @ray.remote(num_cpus=0, max_restarts=-1)
 class Slow:
-    """Starts at once, and anew only when a file says so."""
+    """Starts at once, and anew only when a file says so; not at all where another one does."""
 
     def __init__(self, folder: Path) -> None:
         folder.mkdir(exist_ok=True)
         started = folder / "started"
         while started.exists() and not (folder / "go").exists():
+            if (folder / "broken").exists():
+                raise RuntimeError("the memory is still taken")
             time.sleep(0.05)
         started.touch()
 
@@ -80,6 +82,26 @@ def test_the_last_one_that_does_not_come_back_ends_the_run_with_the_reason(ray_c
     ray.kill(watched.workers[0].actor)
 
 
+def test_one_that_cannot_be_started_anew_is_given_up_at_once_with_the_reason(ray_cluster: object, tmp_path: Path) -> None:
+    (tmp_path / "broken").touch()
+    watched = killed(tmp_path, [], 600.0)
+    with pytest.raises(SquallError, match="engine-0, the last engine worker, could not be started anew: .*still taken"):
+        deadline = time.monotonic() + 60
+        while time.monotonic() < deadline:
+            watched.tick()
+
+
+def test_nobody_waits_for_one_that_is_being_started_anew(ray_cluster: object, tmp_path: Path) -> None:
+    watched = killed(tmp_path / "a", [], 600.0)
+    (away,) = watched.workers
+    assert watched.settle("engine") == []
+    watched.add("engine", [Slow.remote(tmp_path / "b")])
+    here = watched.workers[1]
+    assert watched.settle("engine") == [here] and away.state is WorkerState.RESTARTING
+    for worker in watched.workers:
+        ray.kill(worker.actor)
+
+
 def test_a_weight_update_is_no_news_and_a_death_is(ray_cluster: object, tmp_path: Path) -> None:
     heard: list[str] = []
     watched = Supervisor(120.0, lambda worker, state: heard.append(state))
@@ -93,7 +115,10 @@ def test_a_weight_update_is_no_news_and_a_death_is(ray_cluster: object, tmp_path
     watched.settle("engine")
     assert heard[1:] == ["suspect", "healthy"]
     os.kill(worker.process, signal.SIGKILL)
+    deadline = time.monotonic() + 60
     watched.settle("engine")
+    while worker.state is WorkerState.RESTARTING and time.monotonic() < deadline:
+        watched.tick()
     assert heard[3:] == ["dead", "restarting", "stale"]
     watched.synced(worker)
     assert heard[6:] == ["healthy"]

@@ -21,7 +21,8 @@ def instructions(kind: str) -> list[tuple[str, str]]:
 def test_an_image_is_pinned_and_made_from_the_lock_file_for_a_user(kind: str) -> None:
     steps = instructions(kind)
     assert ("ARG", "BASE=python:3.11.13-slim-bookworm") in steps and ("FROM", "${BASE}") in steps
-    assert any(name == "RUN" and f"make env EXTRAS={kind} VENV=/opt/venv" in text for name, text in steps)
+    assert any(name == "RUN" and f"make env EXTRAS={kind},aws VENV=/opt/venv" in text for name, text in steps)
+    assert any(name == "RUN" and "openssh-client rsync" in text for name, text in steps), "for `ray up`"
     copied = " ".join(text for name, text in steps if name == "COPY")
     assert "constraints.txt" in copied and "Makefile" in copied
     assert [text for name, text in steps if name == "USER"] == ["1000:1000"]
@@ -43,5 +44,5 @@ def test_the_build_sees_what_it_copies_and_nothing_else(kind: str) -> None:
 def test_the_two_differ_in_extras_and_devices_alone() -> None:
     cpu, gpu = (Path(CLUSTER / "docker" / f"Dockerfile.{kind}").read_text().splitlines()[4:] for kind in KINDS)
     only_cpu, only_gpu = set(cpu) - set(gpu), set(gpu) - set(cpu)
-    assert all(re.search("EXTRAS|libnuma|USAGE_STATS", line) for line in only_cpu)
+    assert all(re.search("EXTRAS|libnuma|vLLM|A compiler|USAGE_STATS", line) for line in only_cpu)
     assert all(re.search("EXTRAS|build-essential|A compiler|USAGE_STATS|NVIDIA", line) for line in only_gpu)

@@ -92,10 +92,18 @@ def test_ray_pods_are_probed_and_have_shared_memory_within_their_memory() -> Non
     for pod in [CLUSTER_SPEC["spec"]["headGroupSpec"]["template"]["spec"], *(g["template"]["spec"] for g in GROUPS.values())]:
         (container,) = pod["containers"]
         assert {"startupProbe", "readinessProbe", "livenessProbe"} <= container.keys()
+        assert {"name": "RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE", "value": "1"} in container["env"], "for SquallDiskNearlyFull"
         assert {"metrics"} <= {port["name"] for port in container["ports"]}
         (memory,) = [volume["emptyDir"] for volume in pod["volumes"] if volume.get("emptyDir", {}).get("medium") == "Memory"]
         assert gibibytes(memory["sizeLimit"]) <= gibibytes(container["resources"]["limits"]["memory"]) / 2
         assert {mount["name"] for mount in container["volumeMounts"]} == {volume["name"] for volume in pod["volumes"]}
+
+
+def test_a_job_that_is_stopped_has_time_for_a_checkpoint_and_a_group_that_never_comes_a_deadline() -> None:
+    from squall.actors.job_client import STOP_WAIT_S
+
+    variables = yaml.safe_load(JOB["spec"]["runtimeEnvYAML"])["env_vars"]
+    assert variables == {"RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WAIT_S)} and JOB["spec"]["preRunningDeadlineSeconds"] > 0
 
 
 def gibibytes(amount: str) -> float:

@@ -108,6 +108,7 @@ def test_a_run_goes_on_when_a_node_is_killed_and_says_what_it_waits_for(cluster:
         assert job.poll() is None, job.communicate()[0]
         return says(run, "waiting", "waiting for engine-")
     cluster.wait_until(waits, PATIENCE_S, "what it waits for")
+    wait_for_steps(cluster, job, run, len(read_lines(run / "consumed.jsonl")) + 1)  # with the engine that is left
     cluster.join(1, "--num-cpus=3")
     output, _ = job.communicate(timeout=PATIENCE_S)
     assert job.returncode == 0, output

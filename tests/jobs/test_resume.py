@@ -37,15 +37,25 @@ def test_the_last_whole_checkpoint_is_taken_and_a_damaged_one_is_named(run: RunD
     assert (run.checkpoints / "step-000004").is_dir()
 
 
-def test_a_run_that_did_nothing_starts_from_its_first_step_and_one_without_a_checkpoint_is_left_alone(tmp_path: Path) -> None:
+def test_a_run_without_a_checkpoint_starts_from_its_first_step(tmp_path: Path) -> None:
     run = RunDirectory.create(tmp_path, "tgrpo", "b")
     point = find_resume_point(run)
-    assert point.step == 0 and point.checkpoint is None and "first step" in point.notes[0]
+    assert point.step == 0 and point.checkpoint is None
+    assert point.notes == ("no step was done yet: the run starts from its first step",)
     append_line(run.consumed, '{"step": 0, "groups": {"a@0": "trained", "b@0": "zero_variance"}}')
-    with pytest.raises(SquallError, match="1 steps are recorded and no checkpoint is whole.*Nothing was touched"):
-        find_resume_point(run)
     sampled = find_sampling_point(run)
     assert (sampled.step, sampled.state) == (1, {"cursor": 2})
+    point = find_resume_point(run)
+    assert point.step == 0 and "1 steps were done and no checkpoint was written: the run starts from its" in point.notes[0]
+    run.rewind(point.step)
+    assert run.consumed.read_text() == ""
+
+
+def test_a_run_whose_every_checkpoint_is_damaged_is_left_alone(run: RunDirectory) -> None:
+    for step in (2, 4):
+        (run.checkpoints / f"step-00000{step}" / "model.safetensors").unlink()
+    with pytest.raises(SquallError, match="no checkpoint is whole.*step-000004.*Nothing was touched"):
+        find_resume_point(run)
 
 
 def test_a_damaged_checkpoint_is_put_aside_so_that_its_step_is_written_again(run: RunDirectory) -> None:
