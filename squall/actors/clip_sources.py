@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
@@ -278,13 +279,13 @@ class _Order:
         return [(int(row), (first + place) // self._clips) for place, row in enumerate(stream.rows(step))][own]
 
 
-def gather_dropped(source: ClipSource) -> list[str]:
-    """`dropped` of all Ray Train workers together, each line once; all workers must take part."""
+def gather_dropped(source: ClipSource, before: Sequence[str] = ()) -> list[str]:
+    """`dropped` of all Ray Train workers together, each line once, after those from `before`; all workers must take part."""
     import torch.distributed as dist
 
-    own = source.dropped
+    own = [*before, *source.dropped]
     if not dist.is_initialized():
-        return own
+        return list(dict.fromkeys(own))
     parts: list[list[str]] = [[] for _ in range(dist.get_world_size())]
     dist.all_gather_object(parts, own)
     return list(dict.fromkeys(line for part in parts for line in part))

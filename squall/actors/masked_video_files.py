@@ -22,7 +22,7 @@ if TYPE_CHECKING:
 FACTS, SAMPLER = "squall.json", "sampler.safetensors"
 
 
-def write_checkpoint(training: JointTraining, totals: Mapping[str, float], folder: Path) -> None:
+def write_checkpoint(training: JointTraining, totals: Mapping[str, Any], folder: Path) -> None:
     """Write under ``trainer`` what it takes to go on, with any number of workers; every worker calls it, rank 0 writes.
 
     Args:
@@ -40,7 +40,7 @@ def write_checkpoint(training: JointTraining, totals: Mapping[str, float], folde
             pass
 
 
-def restore_checkpoint(training: JointTraining, checkpoint: Path) -> dict[str, float]:
+def restore_checkpoint(training: JointTraining, checkpoint: Path) -> dict[str, Any]:
     """Go on from a checkpoint; returns its totals. Raises SquallError where it is of another size."""
     from squall.algorithms.masked_video.gradients import restore_state
     from squall.platform.checkpoints import TRAINER, StoredTensors

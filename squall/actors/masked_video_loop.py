@@ -143,10 +143,14 @@ class MaskedVideoWorker:
         _warm_up()
         self.memory = PeakMemory(device)
         self.totals: Counter[str] = Counter()
+        self.dropped: list[str] = []
+        """What could not be decoded before the checkpoint."""
         self.training = JointTraining(config, steps, device, share, descent)
         if resume is not None:
             with files.reading(resume) as checkpoint:
-                self.totals.update(restore_checkpoint(self.training, checkpoint))
+                totals = restore_checkpoint(self.training, checkpoint)
+            self.dropped = totals.pop("dropped", [])
+            self.totals.update(totals)
 
     def facts(self) -> dict[str, Any]:
         """What the driver shows of the training before it begins."""
@@ -159,8 +163,9 @@ class MaskedVideoWorker:
         if isinstance(command, Save):
             from squall.actors.masked_video_files import write_checkpoint
 
+            totals = {**self._totals(), "dropped": gather_dropped(self.source, self.dropped)}
             with self.files.writing(Path(command.directory)) as folder:
-                write_checkpoint(self.training, self._totals(), folder)
+                write_checkpoint(self.training, totals, folder)
             return {}
         return self._finish(Path(command.directory))
 
@@ -189,7 +194,7 @@ class MaskedVideoWorker:
     def _finish(self, folder: Path) -> dict[str, Any]:
         from squall.actors.masked_video_files import save_model
 
-        totals, training, dropped = self._totals(), self.training, gather_dropped(self.source)
+        totals, training, dropped = self._totals(), self.training, gather_dropped(self.source, self.dropped)
         self.source.close()
         if self.share.rank != 0:
             return {}

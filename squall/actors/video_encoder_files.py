@@ -37,7 +37,7 @@ def encoder_config(path: str) -> AutoencoderConfig:
     if values.get("model_type") != "videomae":
         raise ConfigError(f"encoder {path}: model_type '{values.get('model_type')}' is no VideoMAE; give models/ARM/seed-S of "
                           "`squall train tats`, or a Hugging Face folder of VideoMAE")
-    mean, std = _normalisation(Path(path))
+    mean, std = _normalisation(path)
     return autoencoder_config(VideoMAEConfig(**values).to_dict(), mean, std, f"encoder {path}")
 
 
@@ -83,11 +83,14 @@ def save_clip_classifier(folder: Path, module: ClipClassifier, classes: Sequence
         write_text(folder / name, to_json(values, indent=2) + "\n")
 
 
-def _normalisation(folder: Path) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """Mean and deviation that pixels were normalised with: as the folder says, or ImageNet's."""
-    file = folder / PROCESSOR
-    if not file.is_file():
+def _normalisation(path: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
+    """Mean and deviation that pixels were normalised with: as the folder or the hub says, or ImageNet's."""
+    from transformers.utils import cached_file
+
+    found = cached_file(path, PROCESSOR, _raise_exceptions_for_missing_entries=False)
+    if found is None:
         return IMAGENET_MEAN, IMAGENET_STD
+    file = Path(found)
     try:
         values = json.loads(file.read_text(encoding="utf-8"))
         return tuple(values.get("image_mean", IMAGENET_MEAN)), tuple(values.get("image_std", IMAGENET_STD))

@@ -31,7 +31,7 @@ from squall.actors.run_files import RunFiles
 from squall.algorithms.masked_video.finetune_config import FinetuneConfig
 from squall.platform.clip_stream import Ahead
 from squall.platform.config import Config
-from squall.platform.errors import DataError
+from squall.platform.errors import DataError, SquallError
 
 if TYPE_CHECKING:
     import torch
@@ -93,6 +93,8 @@ class FinetuneWorker:
         device = "cuda" if config["workers"].gpus else "cpu"
         self.training = FinetuneTraining(own, module, self.task.total_steps, device, self.share)
         self.sums: Counter[str] = Counter()
+        self.dropped: list[str] = []
+        """What could not be decoded before the checkpoint."""
         self.files: RunFiles = config["files"]
         if config["resume"] is not None:
             with self.files.reading(config["resume"]) as checkpoint:
@@ -178,25 +180,30 @@ class FinetuneWorker:
     def _save(self, folder: Path) -> dict[str, Any]:
         from squall.platform.checkpoints import TRAINER, write_tensors
 
+        dropped = gather_dropped(self.task.train, self.dropped)
         if self.share.rank == 0:
             tensors = ((name, value.detach().cpu()) for name, value in self.training.tensors())
             with self.files.writing(folder) as written:
-                write_tensors(written / TRAINER, tensors, {"step": self.training.step, "sums": dict(self.sums)})
+                write_tensors(written / TRAINER, tensors,
+                              {"step": self.training.step, "sums": dict(self.sums), "dropped": dropped})
         return {}
 
     def _restore(self, checkpoint: Path) -> None:
         from squall.platform.checkpoints import TRAINER, StoredTensors
 
         stored = StoredTensors(checkpoint / TRAINER)
+        if "step" not in stored.metadata:
+            raise SquallError(f"{checkpoint}: no checkpoint of `squall train tats-finetune`; encoder= takes a trained encoder")
         self.training.restore(stored, stored.metadata["step"])
-        self.sums = Counter(stored.metadata["sums"])
+        self.sums, self.dropped = Counter(stored.metadata["sums"]), stored.metadata.get("dropped", [])
 
     def _keep(self, folder: Path) -> dict[str, Any]:
         from squall.actors.video_encoder_files import save_clip_classifier
 
         training, task = self.training, self.task
         found = self._look(task.test, task.views)
-        dropped = [line for source in (task.train, task.validation, task.test) if source for line in gather_dropped(source)]
+        dropped = [line for source in (task.train, task.validation, task.test) if source
+                   for line in gather_dropped(source, self.dropped if source is task.train else ())]
         task.train.close()
         config = training.config.model_dump(mode="json", include=set(FinetuneConfig.model_fields))
         facts = {"encoder": task.encoder, "steps": training.step, "test": found, "data": task.train.source, "config": config}

@@ -18,8 +18,8 @@ KNOWS_LITTLE = 0.95
 
 def card_doubts(card: TatsCard, held: HeldRows) -> tuple[str, ...]:
     """What speaks against the figures of a card that is complete but for them."""
-    return tuple([*_of_training(card), *_of_collapse(card), *_of_seeds(card), *_of_probe(card), *_of_clips(card, held),
-                  *_of_losses(card, held)])
+    return tuple([*_of_training(card), *_of_collapse(card), *_of_ratios(card), *_of_seeds(card), *_of_probe(card),
+                  *_of_clips(card, held), *_of_losses(card, held)])
 
 
 def _of_training(card: TatsCard) -> Iterator[str]:
@@ -48,6 +48,14 @@ def _of_collapse(card: TatsCard) -> Iterator[str]:
             yield (f"{one.arm} (seed {one.seed}) collapsed in {one.collapsed_steps:,} of {counted(one.steps, 'step')}: it drew "
                    f"the same tokens again and again (entropy {one.entropy_share:.2f} of drawing at random, overlap of clips "
                    f"{one.overlap:.2f} at the end).")
+
+
+def _of_ratios(card: TatsCard) -> Iterator[str]:
+    asked = {name: arm.get("mask_ratio", {}).get("ratio") for name, arm in card.asked["arms"].items()}
+    if len(set(asked.values())) > 1:
+        told = ", ".join(f"{name} {ratio:g}" for name, ratio in asked.items())
+        yield (f"Arms have different mask ratios ({told}): each is measured at its own, under random masks too. Some have a "
+               "harder task than others, and neither reconstruction nor motion can be compared between them.")
 
 
 def _of_seeds(card: TatsCard) -> Iterator[str]:

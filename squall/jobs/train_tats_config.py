@@ -99,9 +99,14 @@ class TatsConfig(MaskedVideoConfig):
         if self.resume and self.name is None:
             raise ValueError("resume needs the run: give its config.yaml (runs/NAME/config.yaml), or name=NAME")
         try:
-            make_arms(self)
+            arms = make_arms(self)
         except ConfigError as error:
             raise ValueError(str(error)) from None
+        stage = 0 if self.learner.deepspeed is None else self.learner.deepspeed.zero_stage
+        if stage == 2 and self.batch_clips % self.learner.workers and any(arm.config.microbatch_clips for arm in arms):
+            raise ValueError("learner.deepspeed.zero_stage 2 with microbatch_clips needs a batch_clips that learner.workers "
+                             f"{self.learner.workers} divides, got {self.batch_clips}: gradients are added up over workers "
+                             "after every microbatch, and all must have as many")
         return self
 
     @property

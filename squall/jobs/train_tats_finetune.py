@@ -23,6 +23,7 @@ from squall.jobs.run_session import RunSession, RunSessionConfig
 from squall.jobs.train_classifier import MODEL, Pace, advance, validate
 from squall.platform.class_list import class_indices
 from squall.platform.clip_data import TatsDataConfig
+from squall.platform.clip_lists import has_validation
 from squall.platform.runs import filling, from_here
 
 
@@ -78,7 +79,7 @@ def prepare(config: TatsFinetuneConfig) -> FinetuneTask:
     grid, data = encoder_config(config.encoder).grid(), config.data
     train, test = (make_clip_source(data, grid, split, config.seed) for split in ("train", "test"))
     class_indices(train.classes)
-    watched = data.format == "embedded" or data.validation_path is not None or round(data.validation_share * len(train)) > 0
+    watched = data.format == "embedded" or has_validation(data)
     validation = make_clip_source(data, grid, "validation", config.seed) if watched else None
     local = Path(config.encoder)
     encoder = str(local.resolve()) if local.exists() else config.encoder  # workers have another working directory

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -50,7 +51,7 @@ class ViewConfig(Config):
     aspect: tuple[float, float] = (0.75, 4 / 3)
     """Range of that cut's width over its height."""
     flip: bool = True
-    """Mirror half of the clips; not where left and right are classes."""
+    """Mirror half of the clips; by default not for `somethingsomething`, where left and right are classes."""
 
     @model_validator(mode="after")
     def _possible(self) -> ViewConfig:
@@ -101,6 +102,14 @@ class TatsDataConfig(Config):
     """Videos decoded at a time by each worker."""
     prefetch_steps: int = Field(2, ge=0)
     """Training steps whose clips are decoded ahead."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _left_and_right(cls, values: Any) -> Any:
+        views = values.get("views", {}) if isinstance(values, Mapping) else None
+        if not isinstance(views, Mapping) or values.get("format") != "somethingsomething":
+            return values
+        return {**values, "views": {"flip": False, **views}}
 
     @model_validator(mode="after")
     def _fitting(self) -> TatsDataConfig:

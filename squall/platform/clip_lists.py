@@ -25,6 +25,8 @@ from squall.platform.importers.lists import lines_of
 PUBLISHED_TEST = {"ucf101": "test", "hmdb51": "test", "kinetics": "val", "somethingsomething": "validation"}
 """The split that results are reported on: test clips of the last two have no public labels."""
 VALIDATION_SEED = 42
+MOST_CLASSES = 100_000
+"""Of a list that does not name them; a larger label is some other number."""
 SHOWN = 3
 """Bad lines that an error quotes; it counts the others."""
 _LINE = re.compile(r"(.*[^\s,])[\s,]+([^\s,]+)")
@@ -72,6 +74,17 @@ def read_clip_list(config: TatsDataConfig, split: Split) -> ClipList:
         chosen, divide(chosen.labels, limit, LIMIT_SEED)[0], chosen.source)
 
 
+def has_validation(config: TatsDataConfig) -> bool:
+    """Whether there are validation clips: named ones, or a share of the training clips that is a clip at least."""
+    if config.validation_path is not None:
+        return True
+    return _set_aside(config, _split(config.model_copy(update={"validation_share": 0.0}), "train")) > 0
+
+
+def _set_aside(config: TatsDataConfig, training: ClipList) -> int:
+    return round(config.validation_share * len(training.entries))
+
+
 def _split(config: TatsDataConfig, split: Split) -> ClipList:
     published = _published(config, split)
     if published is not None and split != "train":
@@ -85,7 +98,7 @@ def _split(config: TatsDataConfig, split: Split) -> ClipList:
         training = _part(training, rest, f"{config.path}, without a fifth for testing")
     if config.validation_path is not None:
         return training
-    count = round(config.validation_share * len(training.entries))
+    count = _set_aside(config, training)
     validation, rest = divide(training.labels, count, VALIDATION_SEED)
     if split == "validation":
         if not count:
@@ -117,10 +130,14 @@ def _of_layout(config: TatsDataConfig, split: Split) -> ClipList:
                         reason="missing_folder")
     importer, name = IMPORTERS[config.format], "train" if split == "train" else PUBLISHED_TEST[config.format]
     classes = config.classes if isinstance(config.classes, Path) else None
+    if classes is None and config.classes is not None:
+        raise ConfigError(f"classes: format {config.format} takes a file with the names, got a list of {len(config.classes)}")
     found, rejected = find_questions(importer, Request(Path(os.path.abspath(config.path)), name, config.fold, classes), plain)
     entries = tuple(ClipEntry(each.row.id, str(each.question.media), each.question.record["class_index"]) for each in found)
     names = tuple(found[0].question.record["options"]) if found else ()
-    return ClipList(entries, names, f"{config.path}, {name}", tuple(each.message for each in rejected))
+    part = ClipList(entries, names, f"{config.path}, {name}", tuple(each.message for each in rejected))
+    # Kinetics without a file of classes has those of which a split has clips, and its splits need not have the same.
+    return part if split == "train" or not entries else _as_in(part, _of_layout(config, "train").classes)
 
 
 def _of_manifest(config: TatsDataConfig, split: Split) -> ClipList | None:
@@ -187,6 +204,8 @@ def _entry(text: str, root: Path, names: Sequence[str] | None) -> ClipEntry:
     name, label = parts[1].strip('"'), parts[2]
     if not (label.isascii() and label.isdecimal()):
         raise DataError(f"label {label!r} is no whole number from 0 on", reason="bad_line")
+    if names is None and int(label) >= MOST_CLASSES:
+        raise DataError(f"label {label}: without `classes` labels go up to {MOST_CLASSES - 1:,}", reason="bad_line")
     if names is not None and int(label) >= len(names):
         raise DataError(f"label {label}: there are {len(names)} classes, from 0 to {len(names) - 1}", reason="bad_line")
     path = os.path.normpath(root.absolute() / name)

@@ -96,6 +96,10 @@ class TensorBoardSink:
         self._writer.close()
 
 
+STEP = "step"
+"""Weights & Biases' name for what curves are drawn over."""
+
+
 class WandbSink:
     """Weights & Biases, silent, with the run's files in its directory. It takes its key from the environment itself."""
 
@@ -108,9 +112,11 @@ class WandbSink:
                                   root_dir=str(folder))
         self._run = wandb.init(mode=mode, project=project, name=folder.name, dir=str(folder), config=dict(config),
                                settings=settings)
+        # Its own count of steps takes none below the last, and several trainings of a run each begin at 1.
+        self._run.define_metric("*", step_metric=STEP)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        self._run.log(dict(metrics), step=step)
+        self._run.log({**metrics, STEP: step})
 
     def close(self) -> None:
         self._run.finish()

@@ -21,7 +21,7 @@ TRACES = [label.trace for label in LABELS]
 
 
 def endpoint(url: str, ledger: Path | None = None, **values: Any) -> Judge:
-    settings = {"model": "judge-1", "api_key_env": None, "backoff_s": 0.01, "timeout_s": 1.0} | values
+    settings = {"model": "judge-1", "api_key_env": None, "backoff_s": 0.01, "timeout_s": 5.0} | values
     return open_judge(JudgeConfig(kind="endpoint", base_url=url, **settings), ledger)
 
 

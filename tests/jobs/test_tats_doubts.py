@@ -40,6 +40,14 @@ def test_a_sampler_that_collapsed() -> None:
     assert len(found) == 3 and found[0].startswith("tats (seed 1) collapsed in 120 of 400 steps")
 
 
+def test_arms_of_different_mask_ratios() -> None:
+    told = facts(ARMS)
+    for name, arm in told["asked"]["arms"].items():
+        arm["mask_ratio"] = {"ratio": 0.95 if name == "tats" else 0.75}
+    (text,) = build_tats_card(table_of(rows(ARMS)), measures(ARMS), told).unreliable
+    assert text.startswith("Arms have different mask ratios (") and "tats 0.95" in text and "random 0.75" in text
+
+
 def test_one_training_of_each_arm() -> None:
     (text,) = doubts(seeds=(1,))
     assert text.startswith("One training of each arm")

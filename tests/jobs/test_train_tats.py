@@ -150,6 +150,16 @@ def test_what_cannot_be_is_refused_before_anything_starts(override: str, message
         settings(override)
 
 
+def test_microbatches_of_workers_that_add_up_gradients_after_each_are_as_many() -> None:
+    words = "microbatch_clips=1", "learner={workers: 4, deepspeed: {zero_stage: 2}}"
+    with pytest.raises(ConfigError, match="needs a batch_clips that learner.workers 4 divides, got 6"):
+        settings(*words)
+    with pytest.raises(ConfigError, match="got 6"):
+        settings("arms={tats: {microbatch_clips: 1}}", words[1])
+    assert settings(*words, "batch_clips=8").learner.workers == 4
+    assert settings(words[1]).batch_clips == 6 and settings(words[0], "learner.workers=4").batch_clips == 6
+
+
 def test_a_sweep_can_search_a_single_training() -> None:
     values = {"job": "train tats", "arms": {}, "steps": 40, "sampler_training": {"warmup_steps": 10},
               "space": {"sampler_training.optimiser.learning_rate": {"loguniform": [1e-4, 1e-2]}},

@@ -23,3 +23,11 @@ from squall.platform.errors import ConfigError
 def test_what_does_not_go_together_is_refused(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         validate(TatsDataConfig, values, "data")
+
+
+def test_left_and_right_are_kept_apart_where_they_are_classes() -> None:
+    moves = {"format": "somethingsomething", "path": "x"}
+    assert not TatsDataConfig(**moves).views.flip and TatsDataConfig(format="ucf101", path="x").views.flip
+    views = TatsDataConfig(**moves, views={"stride": 2}).views
+    assert (views.stride, views.flip) == (2, False)
+    assert TatsDataConfig(**moves, views={"flip": True}).views.flip

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from squall.platform.clip_data import TatsDataConfig
-from squall.platform.clip_lists import read_clip_list
+from squall.platform.clip_lists import has_validation, read_clip_list
 from squall.platform.errors import ConfigError, DataError
 
 
@@ -86,6 +86,39 @@ def test_splits_share_no_clip_and_keep_the_shares_of_classes(put: Any) -> None:
     assert len({entry.name for part in parts.values() for entry in part.entries}) == 38
     with pytest.raises(ConfigError, match=r"validation_share 0.0 of 40 clips sets none aside"):
         read_clip_list(listed(folder, text, test_path=None), "validation")
+
+
+@pytest.mark.parametrize(("share", "keys", "there"), [
+    (0.2, {}, True), (0.0, {}, False), (0.04, {}, False),  # of 8 clips that are left for training
+    (0.2, {"train_clips": 1}, True),  # they are set aside before it is limited
+    (0.0, {"validation_path": "train.txt"}, True),
+])
+def test_it_is_known_whether_clips_are_set_aside(put: Any, share: float, keys: dict[str, Any], there: bool) -> None:
+    folder = put(*(f"{number}.mp4" for number in range(10)))
+    text = "".join(f"{number}.mp4 {number % 2}\n" for number in range(10))
+    keys = {name: folder / value if name == "validation_path" else value for name, value in keys.items()}
+    config = listed(folder, text, test_path=None, validation_share=share, **keys)
+    assert has_validation(config) == there
+    if there:
+        assert read_clip_list(config, "validation").entries
+
+
+def test_a_label_that_is_some_other_number_is_a_bad_line(put: Any) -> None:
+    with pytest.raises(DataError, match="train.txt:1: label 2013051400: without `classes` labels go up to 99,999"):
+        read_clip_list(listed(put("a.mp4"), "a.mp4 2013051400\n"), "train")
+
+
+def test_splits_of_folders_number_their_classes_alike(put: Any) -> None:
+    folder = put("train/drum/a.mp4", "train/hug/b.mp4", "train/jump/c.mp4", "val/drum/d.mp4", "val/jump/e.mp4")
+    config = TatsDataConfig(format="kinetics", path=folder, validation_share=0)
+    train, test = (read_clip_list(config, split) for split in ("train", "test"))
+    assert train.labels.tolist() == [0, 1, 2] and test.labels.tolist() == [0, 2]
+    assert test.classes == train.classes == ("drum", "hug", "jump")
+    put("val/yawn/f.mp4")
+    with pytest.raises(DataError, match="the answer 'yawn' is that of no training clip"):
+        read_clip_list(config, "test")
+    with pytest.raises(ConfigError, match="classes: format kinetics takes a file with the names, got a list of 1"):
+        read_clip_list(config.model_copy(update={"classes": ("drum",)}), "train")
 
 
 def test_a_published_layout_comes_through_its_importer(put: Any) -> None:

@@ -51,10 +51,11 @@ def test_wandb_offline_keeps_its_files_in_the_run(tmp_path: Path, monkeypatch: p
     tracker = open_tracker(tmp_path, TrackingConfig(tensorboard=False, wandb="auto"), {"seed": 7})
     for step, metrics in ROWS.items():
         tracker.log(step, metrics)
+    tracker.log(1, {"other/loss": 0.5})  # another training of the same run, which is at an earlier step
     tracker.close()
     (stored,) = tmp_path.glob("wandb/offline-run-*/run-*.wandb")
     deadline = time.monotonic() + 30  # W&B's own process writes on for a moment after it said that it is done
-    while b"rollout/accuracy_corrupted" not in stored.read_bytes():
+    while not all(name in stored.read_bytes() for name in (b"rollout/accuracy_corrupted", b"other/loss")):
         assert time.monotonic() < deadline, "the metrics are not in the run's file"
         time.sleep(0.05)
     assert not (tmp_path / "tensorboard").exists()

@@ -68,7 +68,11 @@ class AutoencoderConfig(Config):
     def _sized(cls, values: Any) -> Any:
         if not isinstance(values, Mapping):
             return values
-        size = SIZES.get(str(values.get("size", "tiny")), {})
+        name = str(values.get("size", "tiny"))
+        size = SIZES.get(name, {})
+        if name != "tiny" and size and all(values.get(key) not in (None, number) for key, number in size.items()):
+            raise ValueError(f"size {name} is set and so is every number that it stands for, each to another value "
+                             f"({', '.join(size)}): it would do nothing. Set those to null, or leave size out")
         return {**size, **{key: value for key, value in values.items() if value is not None or key not in size}}
 
     @model_validator(mode="after")

@@ -65,6 +65,15 @@ def test_positions_are_sines_and_cosines() -> None:
     assert torch.allclose(sine_positions(5, 4)[3], expected, atol=1e-6)
 
 
+def test_a_size_of_which_nothing_is_left_is_refused() -> None:
+    numbers = dict(width=48, depth=2, heads=3, decoder_width=32, decoder_depth=1, decoder_heads=2)
+    assert AutoencoderConfig(**numbers).width == 48
+    with pytest.raises(ValueError, match="size base is set and so is every number that it stands for.*it would do nothing"):
+        AutoencoderConfig(size="base", **numbers)
+    whole = AutoencoderConfig(size="base", depth=2)
+    assert AutoencoderConfig(**whole.model_dump()) == whole
+
+
 def test_sizes_come_from_a_name_and_given_numbers_take_their_place() -> None:
     base = AutoencoderConfig(size="base")
     assert (base.width, base.depth, base.decoder_width, base.decoder_depth) == (768, 12, 384, 4)

@@ -24,7 +24,7 @@ class TubeSampler(RandomSampler):
     def plan(self, clips: torch.Tensor, tokens: torch.Tensor, visible: int, noise: torch.Tensor) -> MaskPlan:
         times = self.grid.times
         noise = noise.to(clips.device).unflatten(1, (times, -1))
-        place = noise[:, 0].argsort(1).argsort(1)  # the rank of every place
+        place = noise.sum(1).argsort(1).argsort(1)  # the rank of every place, to which all its times add alike
         time = noise.argsort(1).argsort(1)  # and of a place's times
         order = (place[:, None] * times + time).flatten(1)
         action = order.topk(visible, dim=1, largest=False).indices
