@@ -87,7 +87,11 @@ def _normalisation(path: str) -> tuple[tuple[float, ...], tuple[float, ...]]:
     """Mean and deviation that pixels were normalised with: as the folder or the hub says, or ImageNet's."""
     from transformers.utils import cached_file
 
-    found = cached_file(path, PROCESSOR, _raise_exceptions_for_missing_entries=False)
+    try:
+        found = cached_file(path, PROCESSOR, _raise_exceptions_for_missing_entries=False)
+    except OSError as error:
+        raise ConfigError(f"encoder {path}: what its pixels are normalised by cannot be found out ({PROCESSOR}): "
+                          f"{' '.join(str(error).split())[:150]}") from None
     if found is None:
         return IMAGENET_MEAN, IMAGENET_STD
     file = Path(found)

@@ -3,6 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -40,6 +44,24 @@ def test_an_encoder_is_that_of_transformers(published: Path) -> None:
     with torch.no_grad():
         expected = theirs((clips.transpose(1, 2) - 0.5) / 0.5).last_hidden_state
         assert torch.allclose(module.encode(module.embed(clips)), expected, atol=1e-5)
+
+
+HUB = """
+from squall.actors.video_encoder_files import encoder_config
+print(encoder_config("some/one").mean, encoder_config("other/one").mean[0] == encoder_config("other/one").mean[1])
+"""
+
+
+def test_an_encoder_of_the_hub_keeps_what_its_pixels_are_normalised_by(published: Path, tmp_path: Path) -> None:
+    for name in ("some", "other"):  # as the hub's library keeps what it has fetched
+        snapshot = tmp_path / "hub" / f"models--{name}--one" / "snapshots" / "abc"
+        shutil.copytree(published, snapshot)
+        (snapshot.parents[1] / "refs").mkdir()
+        (snapshot.parents[1] / "refs" / "main").write_text("abc")
+    (snapshot / "preprocessor_config.json").unlink()
+    ended = subprocess.run([sys.executable, "-c", HUB], env=os.environ | {"HF_HOME": str(tmp_path), "HF_HUB_OFFLINE": "1"},
+                           capture_output=True, text=True, timeout=120)
+    assert ended.stdout == "(0.5, 0.5, 0.5) False\n", ended.stdout + ended.stderr  # the second has ImageNet's
 
 
 def test_a_classifier_opens_by_its_path_and_says_the_same(published: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ from squall.algorithms.masked_video.autoencoder import MaskedAutoencoder
 from squall.algorithms.masked_video.autoencoder_config import AutoencoderConfig
 from squall.algorithms.masked_video.finetune import ClipClassifier, FinetuneTraining
 from squall.algorithms.masked_video.finetune_config import FinetuneConfig
+from squall.platform.checkpoints import TRAINER
 from squall.platform.classifiers import ClassifierConfig, open_classifier
 from squall.platform.clip_data import TatsDataConfig
 from squall.platform.video import encode_video
@@ -79,6 +81,10 @@ def test_two_workers_and_a_resumed_one_do_what_one_process_does(ray_cluster: obj
             if resume is None:
                 (tmp_path / "saved").mkdir()
                 learner.save(tmp_path / "saved")
+                index = tmp_path / "saved" / TRAINER / "index.json"
+                stored = json.loads(index.read_text())
+                stored["dropped"].append("a clip of before")
+                index.write_text(json.dumps(stored))
             else:
                 facts = learner.keep(tmp_path / "model")
         finally:
@@ -95,4 +101,5 @@ def test_two_workers_and_a_resumed_one_do_what_one_process_does(ray_cluster: obj
     assert 0 < np.mean(place < 5) < 1, "or the test says nothing"
     assert facts["top1"] == pytest.approx(np.mean(place == 0)) and facts["top5"] == pytest.approx(np.mean(place < 5))
     assert facts["clips"] == 8
-    assert len(facts["dropped"]) == 1 and "8.mp4: not a readable video" in facts["dropped"][0].replace("sample 8.mp4: ", "")
+    unreadable, before = facts["dropped"]
+    assert before == "a clip of before" and "8.mp4: not a readable video" in unreadable.replace("sample 8.mp4: ", "")
