@@ -8,6 +8,7 @@ import pytest
 
 from squall.actors.worker_group import LearnerLost
 from squall.jobs.recovery import recovering
+from squall.jobs.resume import find_resume_point
 from squall.jobs.run_session import RunSessionConfig
 from squall.platform.runs import RunDirectory, append_line, read_lines
 
@@ -20,6 +21,8 @@ class Job:
 
     def train(self, config: RunSessionConfig) -> str:
         run = RunDirectory.create(Path(config.output), "train", config.name, resume=config.resume)
+        if config.resume and not self.checkpoint:
+            run.rewind(find_resume_point(run).step)  # as every session does
         self.attempts.append((config.resume, config.name, len(read_lines(run.consumed))))
         for step in range(2):
             append_line(run.consumed, f'{{"step": {step}, "groups": {{}}}}')
