@@ -161,7 +161,7 @@ def _little_memory(node: Node, report: NodeReport, needs: Needs, places: Places)
         yield (f"node {node.name} has an object store of {_gib(node.object_store_bytes)} and its {workers} may make "
                f"{_gib(share)} of clips at a time; start it with a larger --object-store-memory (and /dev/shm), or lower "
                "workers.max_groups_in_flight, groups_per_step or data.frames")
-    holders = +(places.engines + places.learner)
+    holders = places.engines + places.learner
     # To another node weights go through the object store, which lies in shared memory too and spills what is too much for it.
     crossing = needs.weights if len(holders) > 1 else 0
     stored = min(share + crossing, max(share, node.object_store_bytes))

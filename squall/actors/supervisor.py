@@ -248,7 +248,7 @@ class Supervisor:
             self._move(worker, WorkerEvent.DIED, worker.suspicion or reason)
             self._move(worker, WorkerEvent.RESTART, "Ray starts it anew")
             worker.deadline, worker.gone, worker.told = now + self.startup_timeout_s, utc_now(), False
-        elif ray._private.state.actors(worker.actor._actor_id.hex()).get("State") == "DEAD":  # Ray tries no more
+        elif _known(worker.actor).get("State") == "DEAD":  # Ray tries no more
             self._retire(worker, f"could not be started anew: {reason}")
             return
         elif now > worker.deadline:
@@ -307,8 +307,7 @@ class Supervisor:
 
 def why_away(actor: Any, takes: str) -> str:
     """What keeps an actor that died from serving: no node has room for it, or it is loading."""
-    entry = ray._private.state.actors(actor._actor_id.hex())
-    if entry.get("State") == "ALIVE":
+    if _known(actor).get("State") == "ALIVE":
         return "it has been started anew and is not ready yet"
     free = ray.available_resources()
     left = amount(free.get("CPU", 0.0), free.get("GPU", 0.0))
@@ -316,9 +315,11 @@ def why_away(actor: Any, takes: str) -> str:
 
 
 def _restarts(actor: Any, process: int) -> int:
-    """How often Ray had started an actor anew when it started this process; 0 where that is not known (any more).
-
-    Ray's public State API would need the dashboard.
-    """
-    entry = ray._private.state.actors(actor._actor_id.hex())
+    """How often Ray had started an actor anew when it started this process; 0 where that is not known (any more)."""
+    entry = _known(actor)
     return entry["NumRestarts"] if (entry["State"], entry["Pid"]) == ("ALIVE", process) else 0
+
+
+def _known(actor: Any) -> dict[str, Any]:
+    """What Ray's control store knows of an actor; Ray's public State API would need the dashboard."""
+    return ray._private.state.actors(actor._actor_id.hex())

@@ -289,6 +289,7 @@ class RunSession:
             self._stack.callback(stop_ray)
             self._stack.enter_context(messages_of_ray(self._log("ray")))
             self.gauges = RayGauges(self.run.name)
+            self._stack.callback(self.gauges.close)
             self.gauges.set("steps", self._total_steps)  # before nodes are waited for: a run that does is not gone
             self._reserve(plan, cluster)
             self._check_nodes(needs or Needs())

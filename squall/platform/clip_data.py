@@ -116,6 +116,8 @@ class TatsDataConfig(Config):
         for name, formats in _BELONGS.items():
             if self.format not in formats and getattr(self, name) != type(self).model_fields[name].default:
                 raise ValueError(f"{name} belongs to format {' or '.join(formats)}, and format is {self.format}")
+        if self.format == "kinetics" and isinstance(self.classes, tuple):
+            raise ValueError(f"classes: format kinetics takes a file with the names, got a list of {len(self.classes)}")
         if (self.format == "embedded") != (self.path is None):
             raise ValueError("format embedded takes no path; say which format the files have" if self.path
                              else f"format {self.format} needs path")

@@ -78,7 +78,8 @@ def has_validation(config: TatsDataConfig) -> bool:
     """Whether there are validation clips: named ones, or a share of the training clips that is a clip at least."""
     if config.validation_path is not None:
         return True
-    return _set_aside(config, _split(config.model_copy(update={"validation_share": 0.0}), "train")) > 0
+    whole = config.model_copy(update={"validation_share": 0.0})
+    return config.validation_share > 0 and _set_aside(config, _split(whole, "train")) > 0
 
 
 def _set_aside(config: TatsDataConfig, training: ClipList) -> int:
@@ -130,14 +131,14 @@ def _of_layout(config: TatsDataConfig, split: Split) -> ClipList:
                         reason="missing_folder")
     importer, name = IMPORTERS[config.format], "train" if split == "train" else PUBLISHED_TEST[config.format]
     classes = config.classes if isinstance(config.classes, Path) else None
-    if classes is None and config.classes is not None:
-        raise ConfigError(f"classes: format {config.format} takes a file with the names, got a list of {len(config.classes)}")
     found, rejected = find_questions(importer, Request(Path(os.path.abspath(config.path)), name, config.fold, classes), plain)
     entries = tuple(ClipEntry(each.row.id, str(each.question.media), each.question.record["class_index"]) for each in found)
     names = tuple(found[0].question.record["options"]) if found else ()
     part = ClipList(entries, names, f"{config.path}, {name}", tuple(each.message for each in rejected))
-    # Kinetics without a file of classes has those of which a split has clips, and its splits need not have the same.
-    return part if split == "train" or not entries else _as_in(part, _of_layout(config, "train").classes)
+    if config.format != "kinetics" or classes is not None or split == "train":
+        return part
+    # Without a file of classes there are those of which a split has clips, and its splits need not have the same.
+    return _as_in(part, _of_layout(config, "train").classes)
 
 
 def _of_manifest(config: TatsDataConfig, split: Split) -> ClipList | None:

@@ -54,7 +54,7 @@ def test_two_workers_go_on_from_one_process_as_it_would(ray_cluster: object, tmp
                                                         source: ClipSource, deepspeed: DeepSpeedConfig | None) -> None:
     alone = JointTraining(config, STEPS)
     advance(alone, source, FIRST)
-    write_checkpoint(alone, {"seconds": 1.0, "peak_bytes": 1 << 40}, tmp_path / "first")
+    write_checkpoint(alone, {"seconds": 1.0, "peak_bytes": 1 << 40, "dropped": ["a clip of before"]}, tmp_path / "first")
     expected = means(advance(alone, source, STEPS))
 
     clips = source.all()
@@ -73,10 +73,11 @@ def test_two_workers_go_on_from_one_process_as_it_would(ray_cluster: object, tmp
         assert row[name] == pytest.approx(value, rel=1e-4, abs=1e-6), name
     assert row["speed/tokens_per_second"] == pytest.approx(6 * 8 / row["time/step"])
     assert facts["seconds"] > 1.0 and facts["peak_bytes"] == 1 << 40, "what was measured before the checkpoint counts"
+    assert facts["dropped"] == ["a clip of before"]
     assert facts["sampler_updates"] == alone.learner.updates and len(facts["measured"].rows()) == 16
 
     again = JointTraining(config, STEPS)
-    restore_checkpoint(again, tmp_path / "second")
+    assert restore_checkpoint(again, tmp_path / "second")["dropped"] == ["a clip of before"]
     assert again.numbers() == pytest.approx(alone.numbers())
     same_weights(again.autoencoder, alone.autoencoder)
     same_weights(again.sampler, alone.sampler)

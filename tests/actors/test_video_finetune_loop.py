@@ -13,14 +13,15 @@ import torch
 from squall.actors.classifier_loop import ClassifierWorkersConfig
 from squall.actors.clip_sources import ClipSource, make_clip_source
 from squall.actors.video_encoder_files import save_clip_classifier
-from squall.actors.video_finetune_loop import FinetuneLearner, FinetuneTask, TestViewsConfig
+from squall.actors.video_finetune_loop import FinetuneLearner, FinetuneTask, FinetuneWorker, TestViewsConfig
 from squall.algorithms.masked_video.autoencoder import MaskedAutoencoder
 from squall.algorithms.masked_video.autoencoder_config import AutoencoderConfig
 from squall.algorithms.masked_video.finetune import ClipClassifier, FinetuneTraining
 from squall.algorithms.masked_video.finetune_config import FinetuneConfig
-from squall.platform.checkpoints import TRAINER
+from squall.platform.checkpoints import TRAINER, write_tensors
 from squall.platform.classifiers import ClassifierConfig, open_classifier
 from squall.platform.clip_data import TatsDataConfig
+from squall.platform.errors import SquallError
 from squall.platform.video import encode_video
 
 SIZES = {"frames": 4, "image_height": 16, "image_width": 16, "patch": 8, "width": 12, "depth": 1, "heads": 2,
@@ -55,6 +56,12 @@ def encoder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def source(data: TatsDataConfig, split: Any) -> ClipSource:
     return make_clip_source(data, AutoencoderConfig(**SIZES).grid(), split, 0)
+
+
+def test_a_checkpoint_of_another_training_is_refused(tmp_path: Path) -> None:
+    write_tensors(tmp_path / TRAINER, [("weight", torch.zeros(1))], {"numbers": {}, "totals": {}})
+    with pytest.raises(SquallError, match="no checkpoint of `squall train tats-finetune`; encoder= takes a trained encoder"):
+        FinetuneWorker._restore(object.__new__(FinetuneWorker), tmp_path)
 
 
 @pytest.mark.cluster

@@ -8,6 +8,7 @@ import re
 import shutil
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from squall.jobs import report, run_session, sft, tgrpo
 from squall.jobs.heldout import EvaluationConfig
 from squall.platform.config import load_config
 from squall.platform.embedded.build import EmbeddedDataConfig, build_dataset
+from squall.platform.errors import SquallError
 from squall.platform.models import load_policy
 from squall.platform.runs import read_lines
 from squall.platform.store import RolloutStore
@@ -129,6 +131,16 @@ def test_a_plan_that_the_cluster_cannot_hold_is_refused(
     assert "waiting up to 2 s (placement.timeout_s) for nodes: plan needs" in done.stdout
     assert done.returncode == 2 and len(done.stderr.strip().splitlines()) == 1
     assert "plan needs" in done.stderr and "lower the count of 'engine' or join a larger cluster" in done.stderr
+
+
+@pytest.mark.cluster
+def test_a_run_that_is_refused_is_shown_no_longer(manifests: dict[str, Path], ray_cluster: object, tmp_path: Path) -> None:
+    config = load_config(tgrpo.TGRPOJobConfig, "@demo", [
+        f"data.train={manifests['train']}", "evaluation.manifest=null", f"output={tmp_path}", "engine.count=400",
+        "placement.timeout_s=1"])
+    with pytest.raises(SquallError, match="plan needs"):
+        tgrpo.run(config)
+    assert [thread.name for thread in threading.enumerate() if thread.name == "gauges"] == []
 
 
 @pytest.mark.cluster

@@ -14,6 +14,7 @@ from squall.platform.errors import ConfigError
 @pytest.mark.parametrize(("values", "message"), [
     ({"path": "x"}, "format embedded takes no path"),
     ({"format": "ucf101"}, "format ucf101 needs path"),
+    ({"format": "kinetics", "path": "x", "classes": ["drum"]}, "classes: format kinetics takes a file with the names, got"),
     ({"fold": 2}, "fold belongs to format ucf101 or hmdb51, and format is embedded"),
     ({"format": "ucf101", "path": "x", "bad_lines": "drop"}, "bad_lines belongs to format list"),
     ({"motion": {"radius": [0.3, 0.2]}}, "expected 0 < least <= greatest < 0.5"),
